@@ -1,0 +1,1 @@
+"""One Gladier tool a state of the flow."""

@@ -1,0 +1,1 @@
+"""Noise removal in reconstructed slices."""

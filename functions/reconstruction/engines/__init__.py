@@ -1,0 +1,1 @@
+"""One adapter a reconstruction engine, all with one convention."""

@@ -1,0 +1,1 @@
+"""From grey values to phases."""

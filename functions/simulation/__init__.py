@@ -1,0 +1,1 @@
+"""Phantoms with analytic truth and scans as a detector would record them."""
