@@ -1,0 +1,56 @@
+"""Opens the SQLite files of this machine so that readers never wait for a writer and a killed writer harms nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tomopipe.functions.errors import InputError
+
+_LOCK_TIMEOUT_S = 30.0
+
+
+@contextmanager
+def transaction(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
+    """A connection inside one transaction: committed at the end, rolled back after an error, closed always.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it and its folder are made where missing.
+    schema : str
+        ``CREATE ... IF NOT EXISTS`` statements, applied to a new file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened, or is no SQLite database.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"{path}: cannot be opened as a database ({error}); check the folder's permissions") from error
+    with closing(connection):
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            _prepare(connection, schema)
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{path}: is not a usable database ({error}); move it away to start anew") from error
+        connection.row_factory = sqlite3.Row
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
+
+
+def _prepare(connection: sqlite3.Connection, schema: str) -> None:
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = 1; COMMIT;")
+    connection.execute("PRAGMA synchronous = NORMAL")

@@ -1,0 +1,442 @@
+"""Works out a run before any stage starts: checks the scan, resolves every automatic value, plans, writes `run.json`.
+
+What must be one for the whole scan is resolved here from a fixed sample of rows, never from a slab.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .denoising.classical import noise_level
+from .device import hidden_gpus
+from .errors import ParameterError, ScanError
+from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, recipe_values
+from .plan import Plan, check_disk, cut_rows, disk_needed, make_plan
+from .preprocessing.rotation_center import CenterResult, find_center
+from .reconstruction.engines import get_engine
+from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, write_json, written_aside
+from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
+from .segmentation.thresholds import multi_otsu_thresholds
+from .slabs import SliceReconstructor, denoise_slices, preprocess_rows, sample_rows
+from .volume import SliceLayout, create_slices, link_projections
+
+CAMEL_CASE: dict[Stage, str] = {
+    "preprocess": "Preprocess",
+    "reconstruct": "Reconstruct",
+    "denoise": "Denoise",
+    "segment": "Segment",
+    "separate_objects": "SeparateObjects",
+    "quantify": "Quantify",
+}
+"""Names of the flow's states by stage."""
+
+_SLAB_STAGES: tuple[Stage, ...] = ("preprocess", "reconstruct", "denoise", "segment")
+_OUTPUTS: dict[Stage, str] = {
+    "preprocess": "projections",
+    "reconstruct": "reconstruction.zarr",
+    "denoise": "denoised.zarr",
+    "segment": "phases",
+    "separate_objects": "labels.h5",
+    "quantify": "labels.json",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    skip : tuple of str
+        Stages left out.
+    start_from : str or None
+        Stages before this one must be there already, from this recipe or another.
+    execution : Execution
+    """
+
+    parameters: Parameters
+    skip: tuple[Stage, ...] = ()
+    start_from: Stage | None = None
+    execution: Execution = Execution()
+
+    def runs(self, stage: Stage) -> bool:
+        """Whether the request asks for a stage."""
+        return stage not in self.skip
+
+
+def check_request(request: Request) -> Request:
+    """The request with what it implies, or one message about what is wrong with it.
+
+    Raises
+    ------
+    ParameterError
+        A stage that is unknown or cannot be left out.
+    """
+    for name in request.skip:
+        if name not in SKIPPABLE_STAGES:
+            raise ParameterError(f"skip: {name!r} cannot be left out; possible are {', '.join(SKIPPABLE_STAGES)}")
+    if request.start_from is not None and request.start_from not in STAGES:
+        raise ParameterError(f"from: {request.start_from!r} is no stage; stages are {', '.join(STAGES)}")
+    if request.start_from in request.skip:
+        raise ParameterError(f"from: {request.start_from} is also to be skipped; drop one of the two")
+    get_engine(request.parameters.reconstruction.engine)
+    skip = {*request.skip, *(("separate_objects",) if "segment" in request.skip else ())}
+    return replace(request, skip=tuple(stage for stage in STAGES if stage in skip))
+
+
+def check_scan(scan: Scan, request: Request, results_root: Path, raw_bytes: int = 0) -> ScanQuality:
+    """Everything that can be refused before any stage starts.
+
+    Parameters
+    ----------
+    scan : Scan
+    request : Request
+    results_root : Path
+        Folder that will hold the results; it need not exist yet.
+    raw_bytes : int
+        Size of the raw copy that is still to be made there.
+
+    Raises
+    ------
+    ScanError, ParameterError
+        One message that names file, dataset or field, and the remedy.
+    """
+    quality = validate(scan)
+    center = request.parameters.reconstruction.center
+    if center != "auto" and center > scan.shape[2] - 1:
+        raise ParameterError(
+            f"reconstruction.center={center}: lies outside the {scan.shape[2]} columns of {scan.path.name}; "
+            "give a column, or auto"
+        )
+    _plan(scan, request, None)
+    check_disk(results_root, disk_needed(scan.shape, request.parameters, list(request.skip)), raw_bytes)
+    return quality
+
+
+def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Request) -> RunDirectory:
+    """Check a scan, resolve a request, and make the run directory ready for its stages.
+
+    Parameters
+    ----------
+    scan_path : Path
+        The raw scan, inside `<results>/<scan id>/`.
+    results_root : Path
+    scan_id : str
+    request : Request
+
+    Returns
+    -------
+    RunDirectory
+        With `run.json`, empty volumes, and the sample that the automatic values come from.
+
+    Raises
+    ------
+    ScanError, ParameterError
+        The scan or the request cannot be used.
+    """
+    request = check_request(request)
+    scan_folder = results_root / validate_scan_id(scan_id)
+    with open_scan(scan_path) as scan:
+        quality = check_scan(scan, request, results_root)
+        checksum = file_checksum(scan_path)
+        pixel_size = request.parameters.scan.pixel_size_um or scan.metadata.pixel_size_um
+        resolved, sample = _resolve(scan, request, pixel_size)
+        digests = _digests(checksum, request, resolved, pixel_size)
+        recipe_id = digest_of(digests)[:12]
+        run = RunDirectory(scan_folder / recipe_id)
+        plan = _plan(scan, request, _made_slab_rows(run))
+        stages = _stages(run, request, digests, plan, scan.shape)
+        _check_start(request, stages)
+        document = {
+            "format": RUN_FORMAT,
+            "scan_id": scan_id,
+            "recipe_id": recipe_id,
+            "inspected_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "scan": {
+                "path": os.path.relpath(scan_path, run.root),
+                "checksum": checksum,
+                "layout": scan.layout,
+                "shape": list(scan.shape),
+                "dtype": scan.dtype.name,
+                "theta_deg": [float(scan.theta_deg.min()), float(scan.theta_deg.max())],
+                "flats": scan.n_flats,
+                "darks": scan.n_darks,
+                "metadata": {key: value for key, value in asdict(scan.metadata).items() if value is not None},
+                "quality": asdict(quality),
+            },
+            "request": {
+                "parameters": request.parameters.model_dump(mode="json"),
+                "skip": list(request.skip),
+                "start_from": request.start_from,
+            },
+            "resolved": resolved,
+            "plan": {
+                "slab_rows": plan.slab_rows,
+                "task_rows": plan.task_rows,
+                "worker_memory_bytes": plan.memory_bytes,
+            },
+            "stages": stages,
+            "software": software(),
+        }
+        _make_volumes(run, scan.shape, plan, stages, pixel_size)
+    _write_sample(run, sample)
+    write_json(run.run_json, document)
+    return run
+
+
+def task_list(run: RunDirectory, function_ids: dict[str, str]) -> dict[str, Any]:
+    """What `Inspect` returns to the flow: which stages are needed, and each stage's tasks, as small as can be.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    function_ids : dict
+        Registered function by stage, in snake_case.
+    """
+    document = run.read_run()
+    rows = document["scan"]["shape"][1]
+    root = str(run.root)
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for stage, name in CAMEL_CASE.items():
+        if not document["stages"][stage]["needed"] and stage != "quantify":
+            tasks[name] = []
+        elif stage in _SLAB_STAGES:
+            ranges = cut_rows(rows, document["plan"]["task_rows"])
+            kwargs = [{"run": root, "start": start, "stop": stop} for start, stop in ranges]
+            tasks[name] = [{"function_id": function_ids[stage], "kwargs": values} for values in kwargs]
+        else:
+            tasks[name] = [{"function_id": function_ids[stage], "kwargs": {"run": root}}]
+    return {
+        "run": root,
+        "relative": f"{document['scan_id']}/{document['recipe_id']}",
+        "recipe_id": document["recipe_id"],
+        "stages": {CAMEL_CASE[stage]: document["stages"][stage]["needed"] for stage in STAGES},
+        "tasks": tasks,
+    }
+
+
+def software() -> dict[str, str]:
+    """Versions of what computes the numbers, and the machine's architecture."""
+    packages = ("tomopipe", "numpy", "scipy", "numba", "scikit-image", "PyWavelets", "h5py", "zarr")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {**versions, "python": platform.python_version(), "machine": platform.machine()}
+
+
+def _plan(scan: Scan, request: Request, made_slab_rows: int | None) -> Plan:
+    angles, _, columns = scan.shape
+    engine = get_engine(request.parameters.reconstruction.engine)
+    algorithm = request.parameters.reconstruction.algorithm
+    return make_plan(
+        scan.shape,
+        scan.dtype.itemsize,
+        engine.fixed_memory_bytes(angles, columns, algorithm),
+        0,
+        request.execution,
+        made_slab_rows,
+    )
+
+
+def _made_slab_rows(run: RunDirectory) -> int | None:
+    """Rows a slab of an earlier start of this run: its files are cut so, and stay."""
+    if not run.run_json.is_file():
+        return None
+    return int(run.read_run()["plan"]["slab_rows"])
+
+
+def _resolve(
+    scan: Scan, request: Request, pixel_size_um: float | None
+) -> tuple[dict[str, Any], dict[str, NDArray[np.generic]]]:
+    """Every automatic value, rounded so that it can be typed in again, and the sample slices behind them."""
+    parameters = request.parameters
+    rows = sample_rows(scan.shape[1], scan.shape[2])
+    projections = np.concatenate(
+        [preprocess_rows(scan, parameters.preprocessing, row, row + 1)[0] for row in rows], axis=1
+    )
+    theta = np.deg2rad(scan.theta_deg)
+
+    def reconstruct(center: float, lines: NDArray[np.float32] = projections) -> NDArray[np.float32]:
+        return SliceReconstructor(theta, scan.shape[2], center, parameters.reconstruction, pixel_size_um)(lines)
+
+    resolved: dict[str, Any] = {"sample_rows": rows, "pixel_size_um": pixel_size_um, "notes": []}
+    if parameters.reconstruction.center == "auto":
+        result = find_center(projections, theta, reconstruct)
+        resolved["center_px"] = round(result.center, 2)
+        resolved["center"] = _center_summary(result)
+        resolved["notes"] += [result.warning] if result.warning else []
+    else:
+        resolved["center_px"] = float(parameters.reconstruction.center)
+    note = hidden_gpus(parameters.reconstruction.gpu_devices)
+    resolved["notes"] += [note] if note else []
+    slices = reconstruct(resolved["center_px"])
+    sample: dict[str, NDArray[np.generic]] = {"rows": np.asarray(rows), "projections": projections, "slices": slices}
+    resolved["noise_level"] = _rounded(noise_level(slices))
+    if request.runs("denoise"):
+        slices = denoise_slices(slices, parameters.denoising, resolved["noise_level"])
+        sample["denoised"] = slices
+    if request.runs("segment"):
+        resolved["thresholds"] = _thresholds(slices, parameters, scan)
+    low, high = np.percentile(slices[:, *_disc(scan.shape[2])], [0.5, 99.5])
+    resolved["grey_range"] = [_rounded(float(low)), _rounded(float(high))]
+    return resolved, sample
+
+
+def _thresholds(slices: NDArray[np.float32], parameters: Parameters, scan: Scan) -> list[float]:
+    if parameters.segmentation.thresholds is not None:
+        return parameters.segmentation.thresholds
+    try:
+        found = multi_otsu_thresholds(slices, parameters.segmentation.phases)
+    except ValueError as error:
+        raise ScanError(
+            f"{scan.path}: segmentation.method=multi_otsu finds no {parameters.segmentation.phases} phases in the "
+            f"reconstructed sample ({error}); set segmentation.method=fixed with segmentation.thresholds"
+        ) from error
+    return [_rounded(value) for value in found]
+
+
+def _disc(columns: int) -> tuple[NDArray[np.intp], ...]:
+    axis = np.arange(columns) - (columns - 1) / 2
+    return np.nonzero(axis[:, None] ** 2 + axis**2 <= (0.95 * columns / 2) ** 2)
+
+
+def _center_summary(result: CenterResult) -> dict[str, Any]:
+    candidates, metric = result.curve
+    return {
+        "method": result.method,
+        "confidence": _rounded(result.confidence),
+        "estimates_px": {name: round(value, 3) for name, value in result.estimates.items()},
+        "curve": {
+            "centers_px": [round(float(center), 3) for center in candidates],
+            "metric": [_rounded(float(value)) for value in metric],
+        },
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _digests(checksum: str, request: Request, resolved: dict[str, Any], pixel_size: float | None) -> dict[Stage, str]:
+    """Digest of each stage that the request asks for: its parameters and the digests of what it reads."""
+    parameters = request.parameters
+    version = importlib.metadata.version("tomopipe")
+    reconstruction = {
+        **recipe_values(parameters.reconstruction),
+        "engine": get_engine(parameters.reconstruction.engine).name,
+        "center": resolved["center_px"],
+        "pixel_size_um": pixel_size,
+    }
+    inputs: dict[Stage, Any] = {
+        "preprocess": recipe_values(parameters.preprocessing),
+        "reconstruct": reconstruction,
+        "denoise": [recipe_values(parameters.denoising), resolved["noise_level"]],
+        "segment": [recipe_values(parameters.segmentation), resolved.get("thresholds")],
+        "separate_objects": recipe_values(parameters.objects),
+        "quantify": [recipe_values(parameters.quantification), parameters.objects.phase],
+    }
+    digests: dict[Stage, str] = {}
+    previous = checksum
+    for stage in STAGES:
+        if request.runs(stage):
+            previous = digests[stage] = digest_of(stage, version, previous, inputs[stage])
+    return digests
+
+
+def _stages(
+    run: RunDirectory, request: Request, digests: dict[Stage, str], plan: Plan, shape: tuple[int, int, int]
+) -> dict[str, dict[str, Any]]:
+    """For each stage: its digest, where its output lies, whether that is this run's own, and whether work is left."""
+    on_the_fly = {
+        "preprocess": "projections" not in request.parameters.keep,
+        "denoise": "denoised" not in request.parameters.keep,
+    }
+    stages: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        entry: dict[str, Any] = {"digest": digests.get(stage), "own": False, "needed": False, "output": None}
+        if stage in digests and not on_the_fly.get(stage, False):
+            earlier = _earlier_output(run, stage, digests[stage]) if stage != "quantify" else None
+            if earlier is not None:
+                entry.update(earlier)
+            else:
+                entry.update(own=True, output=_OUTPUTS[stage], slab_rows=plan.slab_rows)
+                slabs = _receipted_slabs(stage, plan.rows, plan.slab_rows)
+                entry["needed"] = not all(run.is_done(stage, *slab, digests[stage]) for slab in slabs)
+        stages[stage] = entry
+    return stages
+
+
+def _earlier_output(run: RunDirectory, stage: Stage, digest: str) -> dict[str, Any] | None:
+    """Finished output of the same stage digest in another recipe of this scan."""
+    if run.root.parent.is_dir():
+        for other in sorted(run.root.parent.iterdir()):
+            sibling = RunDirectory(other)
+            if other == run.root or not sibling.run_json.is_file():
+                continue
+            document = sibling.read_run()
+            entry = document["stages"][stage]
+            if entry["digest"] == digest and entry["own"] and is_complete(sibling, document, stage):
+                output = os.path.relpath(other / entry["output"], run.root)
+                return {"output": output, "slab_rows": entry["slab_rows"]}
+    return None
+
+
+def is_complete(run: RunDirectory, document: dict[str, Any], stage: Stage) -> bool:
+    """Whether every slab of a stage of this run has its receipt."""
+    entry = document["stages"][stage]
+    return all(run.is_done(stage, start, stop, entry["digest"]) for start, stop in stage_slabs(document, stage))
+
+
+def stage_slabs(document: dict[str, Any], stage: Stage) -> list[tuple[int, int]]:
+    """Slabs that a stage of a run receipts; the stages that take the whole volume have one."""
+    return _receipted_slabs(stage, document["scan"]["shape"][1], document["stages"][stage]["slab_rows"])
+
+
+def _receipted_slabs(stage: Stage, rows: int, slab_rows: int) -> list[tuple[int, int]]:
+    return cut_rows(rows, slab_rows) if stage in _SLAB_STAGES else [(0, rows)]
+
+
+def _check_start(request: Request, stages: dict[str, dict[str, Any]]) -> None:
+    """Refuse `start_from` where an earlier stage would have to be computed."""
+    if request.start_from is None:
+        return
+    for stage in STAGES[: STAGES.index(request.start_from)]:
+        if stages[stage]["needed"]:
+            raise ParameterError(
+                f"from: {request.start_from} needs the output of {stage}, and no finished one with these parameters is "
+                f"in the results; run without --from, or change only parameters of {request.start_from} and later stages"
+            )
+
+
+def _make_volumes(
+    run: RunDirectory,
+    shape: tuple[int, int, int],
+    plan: Plan,
+    stages: dict[str, dict[str, Any]],
+    pixel_size_um: float | None,
+) -> None:
+    run.root.mkdir(parents=True, exist_ok=True)
+    angles, rows, columns = shape
+    if stages["preprocess"]["own"]:
+        link_projections(run.root / "projections.h5", run.root / "projections", plan.slabs, (angles, rows, columns))
+    layout = SliceLayout((rows, columns, columns), plan.slab_rows)
+    unit = "micrometer" if pixel_size_um is not None else None
+    for stage in ("reconstruct", "denoise"):
+        if stages[stage]["own"]:
+            path = run.root / cast(str, stages[stage]["output"])
+            create_slices(path, layout, path.stem, pixel_size_um or 1.0, unit)
+
+
+def _write_sample(run: RunDirectory, sample: dict[str, NDArray[np.generic]]) -> None:
+    with written_aside(run.sample) as aside, h5py.File(aside, "w") as file:
+        for name, values in sample.items():
+            file.create_dataset(name, data=values)

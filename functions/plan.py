@@ -1,0 +1,150 @@
+"""How a run's work is cut: slabs and tasks from the memory budget, and the disk that the result will take.
+
+Nothing here changes a number of the result.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from .errors import ParameterError
+from .parameters import Execution, Parameters
+from .volume import SLAB_MULTIPLE
+
+_SLAB_DEFAULT = 64
+_TASKS_MAX = 64  # a stage; keeps the flow's state small for any number of rows
+_RESERVE = 0.15  # part of the budget that is left to codecs and the allocator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the work is cut.
+
+    Parameters
+    ----------
+    rows : int
+        Rows of the scan, slices of the volume.
+    slab_rows : int
+        Rows a slab: what is written, receipted and resumed as one.
+    task_rows : int
+        Rows a task, whole slabs.
+    memory_bytes : int
+        Budget of one worker.
+    """
+
+    rows: int
+    slab_rows: int
+    task_rows: int
+    memory_bytes: int
+
+    @property
+    def slabs(self) -> list[tuple[int, int]]:
+        """First row and the row after the last of each slab."""
+        return cut_rows(self.rows, self.slab_rows)
+
+    @property
+    def tasks(self) -> list[tuple[int, int]]:
+        """First row and the row after the last of each task."""
+        return cut_rows(self.rows, self.task_rows)
+
+    def slabs_in(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Slabs of one task."""
+        return [(first, last) for first, last in self.slabs if start <= first and last <= stop]
+
+
+def make_plan(
+    shape: tuple[int, int, int], itemsize: int, fixed_bytes: int, row_bytes: int, execution: Execution, slab_rows: int | None
+) -> Plan:
+    """Cut a scan into slabs and tasks.
+
+    Parameters
+    ----------
+    shape : (angles, rows, columns)
+    itemsize : int
+        Bytes of a raw pixel.
+    fixed_bytes, row_bytes : int
+        Memory of the reconstruction engine: once, and for each row in work.
+    execution : Execution
+        The user's wishes.
+    slab_rows : int or None
+        Rows a slab of the files that an earlier start of this run has made; kept, whatever the wishes.
+
+    Raises
+    ------
+    ParameterError
+        The memory budget does not hold one slab.
+    """
+    angles, rows, columns = shape
+    memory = worker_memory(execution)
+    # A slab in work: raw and corrected projections with temporaries, or two volumes of slices and their compression.
+    preprocessing = angles * columns * (2 * itemsize + 12)
+    reconstruction = 12 * columns * columns + 8 * angles * columns
+    slab_row_bytes = max(preprocessing, reconstruction) + row_bytes
+    room = int(memory * (1 - _RESERVE)) - fixed_bytes
+    fitting = room // slab_row_bytes // SLAB_MULTIPLE * SLAB_MULTIPLE
+    if fitting < min(SLAB_MULTIPLE, slab_rows or SLAB_MULTIPLE):
+        needed = (fixed_bytes + SLAB_MULTIPLE * slab_row_bytes) / (1 - _RESERVE)
+        raise ParameterError(
+            f"memory: {memory / 2**20:.0f} MiB a worker do not hold a slab of {SLAB_MULTIPLE} rows of this scan; "
+            f"give at least {needed * execution.workers / 2**20:.0f} MiB (--memory) or fewer workers (--workers)"
+        )
+    wished = _whole_slab(execution.slab) if execution.slab else _SLAB_DEFAULT
+    slab = slab_rows or min(wished, fitting)
+    if slab > _SLAB_DEFAULT:
+        slab = slab // _SLAB_DEFAULT * _SLAB_DEFAULT
+    slabs_a_task = -(-rows // (slab * _TASKS_MAX))
+    return Plan(rows, slab, slab * slabs_a_task, memory)
+
+
+def worker_memory(execution: Execution) -> int:
+    """Memory budget of one worker in bytes: its share of what the user grants, or of half of what is free."""
+    total = execution.memory_bytes or psutil.virtual_memory().available // 2
+    return total // execution.workers
+
+
+def disk_needed(shape: tuple[int, int, int], parameters: Parameters, skip: list[str]) -> int:
+    """Bytes that the result may take, counted without compression but for the labels; the raw copy is not in it."""
+    angles, rows, columns = shape
+    volume = 4 * rows * columns * columns
+    pyramid = volume // 6  # 1/8 + 1/64 + ..., rounded up
+    needed = volume + pyramid
+    if "projections" in parameters.keep:
+        needed += 4 * angles * rows * columns
+    if "denoise" not in skip and "denoised" in parameters.keep:
+        needed += volume + pyramid
+    if "segment" not in skip:
+        needed += volume // 8  # phases twice and objects, compressed
+        if "separate_objects" not in skip:
+            needed += 4 * volume  # distances and labels while objects are separated, gone afterwards
+    return needed
+
+
+def check_disk(folder: Path, needed: int, raw_bytes: int = 0) -> None:
+    """Refuse a run whose result does not fit.
+
+    Raises
+    ------
+    ParameterError
+        Less is free than needed.
+    """
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed + raw_bytes:
+        raise ParameterError(
+            f"{folder}: the run needs up to {(needed + raw_bytes) / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "free some, choose another --output, or keep fewer intermediates (--set keep=[])"
+        )
+
+
+def _whole_slab(wished: int) -> int:
+    unit = SLAB_MULTIPLE if wished <= _SLAB_DEFAULT else _SLAB_DEFAULT
+    return -(-wished // unit) * unit
+
+
+def cut_rows(rows: int, step: int) -> list[tuple[int, int]]:
+    """Ranges of `step` rows that cover all rows; the last may be shorter."""
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]

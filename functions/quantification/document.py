@@ -1,0 +1,56 @@
+"""The search document of a run: what is published to the index, a few KB with metrics as flat numbers."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from ..slabs import Sources
+
+DOCUMENT_FORMAT = "tomopipe-document/1"
+
+
+def search_document(sources: Sources, sidecar: dict[str, Any]) -> dict[str, Any]:
+    """Content of the index's entry for a run that succeeded.
+
+    Parameters
+    ----------
+    sources : Sources
+    sidecar : dict
+        Content of `labels.json`.
+
+    Returns
+    -------
+    dict
+        JSON. Metrics are always floats with their unit in the name, and absent where they do not exist: an index fixes
+        a field's type with the first document that holds it.
+    """
+    document = sources.document
+    parameters = document["request"]["parameters"]
+    scan = document["scan"]
+    return {
+        "format": DOCUMENT_FORMAT,
+        "status": "succeeded",
+        "scan_id": document["scan_id"],
+        "recipe_id": document["recipe_id"],
+        "published_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "scan": {key: value for key, value in scan["metadata"].items() if value is not None},
+        "acquisition": {
+            "angles": float(scan["shape"][0]),
+            "rows": float(scan["shape"][1]),
+            "columns": float(scan["shape"][2]),
+            "checksum": scan["checksum"],
+        },
+        "recipe": {
+            "algorithm": parameters["reconstruction"]["algorithm"],
+            "filter": parameters["reconstruction"]["filter"],
+            "center_px": float(document["resolved"]["center_px"]),
+            "skipped": " ".join(document["request"]["skip"]),
+        },
+        "metrics": {name: float(value) for name, value in sidecar["metrics"].items()},
+        "quality": {
+            name: float(value) for name, value in sidecar["quality"].items() if isinstance(value, int | float)
+        },
+        "warnings": " ".join(sidecar["quality"]["warnings"]),
+        "software": f"tomopipe {document['software']['tomopipe']}",
+    }

@@ -1,0 +1,79 @@
+"""Plots of the report as inline SVG: the centre-finding curve, the grey-value histogram with its phases, object sizes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+_INK, _ACCENT, _FILL = "#39414d", "#c2410c", "#7da2cf"
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tomopipe",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def center_curve(centers_px: Sequence[float], metric: Sequence[float], chosen_px: float, estimates: dict[str, float]) -> str:
+    """Metric against candidate centre, with the centre taken and what each method answered."""
+    with _figure() as (axes, svg):
+        axes.plot(centers_px, metric, color=_INK, linewidth=1.2, marker="." if len(centers_px) < 60 else None)
+        axes.axvline(chosen_px, color=_ACCENT, linewidth=1.4, label=f"taken: {chosen_px:g}")
+        low, high = min(centers_px), max(centers_px)
+        for name, value in estimates.items():
+            if low <= value <= high:
+                axes.axvline(value, color=_FILL, linewidth=1, linestyle=":", label=f"{name}: {value:.2f}")
+        axes.set(xlabel="rotation centre / pixel", ylabel="metric")
+        axes.legend(frameon=False, fontsize=8)
+    return svg.getvalue()
+
+
+def grey_histogram(values: NDArray[np.float32], limits: tuple[float, float], thresholds: Sequence[float], unit: str) -> str:
+    """Grey values of the sample slices, with the thresholds between phases."""
+    with _figure() as (axes, svg):
+        low, high = limits
+        margin = 0.15 * (high - low)
+        counts, edges = np.histogram(values, bins=160, range=(low - margin, high + margin))
+        axes.stairs(counts, edges, fill=True, color=_FILL)
+        for threshold in thresholds:
+            axes.axvline(threshold, color=_ACCENT, linewidth=1.4, label=f"threshold {threshold:g}")
+        axes.set(xlabel=f"attenuation / {unit}", ylabel="voxels of the sample", yscale="log")
+        if thresholds:
+            axes.legend(frameon=False, fontsize=8)
+    return svg.getvalue()
+
+
+def size_histogram(edges: Sequence[float], counts: Sequence[float], unit: str) -> str:
+    """Objects by equivalent-sphere diameter."""
+    with _figure() as (axes, svg):
+        axes.stairs(counts, edges, fill=True, color=_FILL)
+        axes.set(xlabel=f"equivalent-sphere diameter / {unit}", ylabel="objects", xscale="log")
+    return svg.getvalue()
+
+
+@contextmanager
+def _figure() -> Iterator[tuple[Axes, io.StringIO]]:
+    # Figure without pyplot: no global state, safe in a worker's thread.
+    svg = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+        yield figure.add_subplot(), svg
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    text = svg.getvalue()
+    svg.seek(0)
+    svg.truncate()
+    svg.write(text[text.index("<svg") :])

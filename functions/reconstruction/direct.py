@@ -1,0 +1,189 @@
+"""What the direct methods (backprojection and Fourier gridding) share: checks, batches of slices, padding and filtering.
+
+A batch always has the same number of slices ("lanes"), which are the fastest axis of every intermediate array; missing slices are
+zeros. Positions and interpolation weights are then computed once a batch, and no slice's bits depend on the slices beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+from numba import njit
+
+from ..errors import InputError, ParameterError
+from .filters import ramp_filter
+from .geometry import angular_weights, check_angles
+
+PaddingName = Literal["edge", "zero"]
+PADDINGS: tuple[str, ...] = get_args(PaddingName)
+CHUNK_BYTES = 2**20  # of projections filtered at a time: fits a core's cache
+
+Floats = npt.NDArray[np.float32]
+Complexes = npt.NDArray[np.complex64]
+Center = float | npt.NDArray[np.float64]
+
+
+class DirectReconstructor(ABC):
+    """Everything that is prepared once for a set of angles; call it with projections to get slices.
+
+    Parameters
+    ----------
+    theta_rad : (angles,) radians
+    columns : width n of a projection
+    center : rotation axis in pixels, one for all rows or one a row; may be given with each call instead
+    filter_name : see `filters.ramp_filter`
+    padding : what lies beside the detector: ``edge`` repeats the outermost values (no bright rim where the sample is wider than
+        the field of view), ``zero`` is exact for a sample inside it
+
+    Raises
+    ------
+    InputError
+        angles that cannot be used
+    ParameterError
+        unknown filter or padding
+    """
+
+    lanes: ClassVar[int]
+
+    def __init__(
+        self,
+        theta_rad: npt.ArrayLike,
+        columns: int,
+        center: Center | None = None,
+        *,
+        filter_name: str = "ramp",
+        padding: str = "edge",
+    ) -> None:
+        if padding not in PADDINGS:
+            raise ParameterError(f"reconstruction.padding is {padding!r}; it must be one of {', '.join(PADDINGS)}")
+        if columns < 2:
+            raise InputError(f"projections are {columns} columns wide; needed are at least 2")
+        self.columns = columns
+        self.center = center
+        self._theta = check_angles(theta_rad)
+        self._angular_weights = angular_weights(self._theta).astype(np.float32)
+        self._padded = padded_length(columns)
+        self._response = ramp_filter(self._padded, filter_name).astype(np.float64)
+        self._pad_with_edge = padding == "edge"
+        self._circle = circle_columns(columns)
+
+    def __call__(self, projections: Floats, *, center: Center | None = None) -> Floats:
+        """Slices of the projections' rows.
+
+        Parameters
+        ----------
+        projections : (angles, rows, columns) float32, line integrals, dimensionless
+        center : instead of the center given before; pixels, one for all rows or (rows,)
+
+        Returns
+        -------
+        (rows, columns, columns) float32, attenuation in 1/pixel; zero outside the circle of radius columns/2 about the rotation axis
+
+        Raises
+        ------
+        InputError
+            shapes do not fit the angles or the width
+        ParameterError
+            no center, or one that is not on the detector
+        """
+        projections = np.ascontiguousarray(projections, dtype=np.float32)
+        if projections.ndim != 3 or (projections.shape[0], projections.shape[2]) != (self._theta.size, self.columns):
+            raise InputError(
+                f"projections have shape {projections.shape}; needed is ({self._theta.size} angles, rows, {self.columns} columns)"
+            )
+        rows = projections.shape[1]
+        centers = self._centers(self.center if center is None else center, rows)
+        slices = np.empty((rows, self.columns, self.columns), dtype=np.float32)
+        self._reconstruct(projections, centers, slices)
+        return slices
+
+    @abstractmethod
+    def _reconstruct(self, projections: Floats, centers: npt.NDArray[np.float64], slices: Floats) -> None:
+        """Fill `slices`, `lanes` rows at a time."""
+
+    def _centers(self, center: Center | None, rows: int) -> npt.NDArray[np.float64]:
+        if center is None:
+            raise ParameterError("reconstruction.center is missing; give the rotation axis in pixels")
+        centers = np.asarray(center, dtype=np.float64)
+        if centers.shape not in ((), (rows,)):
+            raise ParameterError(
+                f"reconstruction.center has shape {centers.shape}; needed is one for all rows or one for each of {rows} rows"
+            )
+        if not np.all((centers >= -0.5) & (centers <= self.columns - 0.5)):
+            raise ParameterError(
+                f"reconstruction.center is {center}; it must lie on the detector, 0 to {self.columns - 1} pixels"
+            )
+        return np.broadcast_to(centers, (rows,))
+
+    def _angle_chunks(self) -> list[tuple[int, int]]:
+        """Ranges of angles to filter at a time. Fixed by the shape alone: how an FFT's batch is cut must not depend on threads."""
+        chunk = max(1, CHUNK_BYTES // (self._padded * self.lanes * 4))
+        return [(first, min(first + chunk, self._theta.size)) for first in range(0, self._theta.size, chunk)]
+
+    def _gains(self, centers: npt.NDArray[np.float64], axis_column: float) -> Complexes:
+        """Filter that also moves each lane's rotation axis to `axis_column`: (padded // 2 + 1, lanes) complex64."""
+        gains = np.zeros((self._response.size, self.lanes), dtype=np.complex64)
+        cycles = np.arange(self._response.size) / self._padded
+        for lane, center in enumerate(centers):  # each by itself, so that a lane's bits do not depend on the others
+            gains[:, lane] = self._response * np.exp(2j * np.pi * cycles * (center - axis_column))
+        return gains
+
+    def _filtered_spectra(self, projections: Floats, rows: slice, first: int, last: int, gains: Complexes) -> Complexes:
+        """Weighted, filtered half spectra of a chunk of angles: (last - first, padded // 2 + 1, lanes) complex64."""
+        padded = np.empty((last - first, self._padded, self.lanes), dtype=np.float32)
+        _gather_lanes(projections, first, rows.start, rows.stop, self._pad_with_edge, padded)
+        spectra: Complexes = scipy.fft.rfft(padded, axis=1, workers=1, overwrite_x=True)
+        _apply_gains(spectra, gains, self._angular_weights[first:last])
+        return spectra
+
+
+def padded_length(columns: int) -> int:
+    """Length to which projections are padded: at least twice as wide (filtering does not wrap around), quick to transform."""
+    return fast_even_length(2 * columns)
+
+
+def fast_even_length(least: int) -> int:
+    """The least even length from `least` on that is quick to transform."""
+    length = least + least % 2
+    while scipy.fft.next_fast_len(length, real=True) != length:
+        length += 2
+    return length
+
+
+def circle_columns(columns: int) -> npt.NDArray[np.int64]:
+    """First and one past the last column inside the reconstructed circle in each image row: (columns, 2) int64."""
+    reach = [math.isqrt(columns**2 - (2 * row - columns + 1) ** 2) for row in range(columns)]
+    return np.array([((columns - half) // 2, (columns - 1 + half) // 2 + 1) for half in reach], dtype=np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _gather_lanes(
+    projections: Floats, first_angle: int, first_row: int, last_row: int, pad_with_edge: bool, padded: Floats
+) -> None:
+    columns = projections.shape[2]
+    angles, length, lanes = padded.shape
+    right = columns + (length - columns) // 2  # from here on the padding belongs to the left edge (circular)
+    for angle in range(angles):
+        for lane in range(lanes):
+            if first_row + lane >= last_row:
+                padded[angle, :, lane] = 0
+                continue
+            line = projections[first_angle + angle, first_row + lane]
+            for column in range(columns):
+                padded[angle, column, lane] = line[column]
+            padded[angle, columns:right, lane] = line[columns - 1] if pad_with_edge else 0
+            padded[angle, right:, lane] = line[0] if pad_with_edge else 0
+
+
+@njit(cache=True, nogil=True)
+def _apply_gains(spectra: Complexes, gains: Complexes, weights: Floats) -> None:
+    angles, frequencies, lanes = spectra.shape
+    for angle in range(angles):
+        for frequency in range(frequencies):
+            for lane in range(lanes):
+                spectra[angle, frequency, lane] *= gains[frequency, lane] * weights[angle]

@@ -1,0 +1,111 @@
+"""What the projection angles mean for a reconstruction: how much of the half circle each projection stands for.
+
+Where the rotation axis lies is for `tomopipe.functions.preprocessing` to find.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+
+MAX_GAP_STEPS = 5.0  # a gap wider than this many median steps is a missing wedge, not a coarse step
+SAME_ANGLE_STEPS = 0.1  # angles closer than this part of the mean step (modulo pi) share one arc equally
+
+
+def check_angles(theta_rad: npt.ArrayLike, angles: int | None = None) -> npt.NDArray[np.float64]:
+    """The angles as float64, refused when they cannot be projection angles.
+
+    Parameters
+    ----------
+    theta_rad : (angles,) radians
+    angles : number of projections that they belong to, where known
+
+    Raises
+    ------
+    InputError
+        not one-dimensional, empty, not finite, or not as many as there are projections
+    """
+    theta = np.asarray(theta_rad, dtype=np.float64)
+    if theta.ndim != 1 or theta.size == 0:
+        raise InputError(f"theta has shape {theta.shape}; needed is one angle for each projection")
+    if not np.isfinite(theta).all():
+        index = int(np.flatnonzero(~np.isfinite(theta))[0])
+        raise InputError(f"theta[{index}] is {theta[index]}; every angle must be a finite number")
+    if angles is not None and theta.size != angles:
+        raise InputError(f"theta has {theta.size} angles but there are {angles} projections; needed is one for each")
+    return theta
+
+
+def angular_weights(theta_rad: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Each projection's share of the half circle, so that any set of angles is integrated right.
+
+    A projection and its opposite see the same rays, so angles count modulo pi. A projection's weight is its Voronoi arc: half
+    the way to the neighbour on either side. Angles that coincide (0 and 180 degrees, the two halves of a 360 degree scan) share
+    their arc equally. 180 degrees with or without the last angle, 360 degrees, uneven and interlaced scans thus need no case
+    of their own.
+
+    A gap wider than `MAX_GAP_STEPS` median steps is a missing wedge: nothing was measured there, so it is given to no
+    projection (the two at its edges get half a median step on that side). The weights then sum to less than pi.
+
+    Parameters
+    ----------
+    theta_rad : (angles,) radians, in any order
+
+    Returns
+    -------
+    (angles,) float64, radians; the sum is pi unless a wedge is missing
+
+    Raises
+    ------
+    InputError
+        see `check_angles`
+    """
+    theta = check_angles(theta_rad)
+    folded = np.mod(theta, math.pi)
+    order = np.argsort(folded, kind="stable")
+    group = _groups_of_same_angle(folded[order])
+    count = np.bincount(group)
+    # The first group may begin just below pi: its members are unwrapped around the first before they are averaged.
+    first = folded[order][np.searchsorted(group, np.arange(count.size))]
+    offset = _wrapped(folded[order] - first[group])
+    position = np.mod(first + np.bincount(group, offset) / count, math.pi)
+    arc = _arcs(position)
+    weights = np.empty(theta.size)
+    weights[order] = (arc / count)[group]
+    return weights
+
+
+def _groups_of_same_angle(ordered: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Number of the group of each angle; `ordered` ascends in [0, pi]; the last may fall in the first's group."""
+    tolerance = SAME_ANGLE_STEPS * math.pi / ordered.size
+    group = np.zeros(ordered.size, dtype=np.intp)
+    start = ordered[0]
+    for index in range(1, ordered.size):
+        # Compared with the group's first member, not with the neighbour: a fine scan is not one long chain.
+        group[index] = group[index - 1]
+        if ordered[index] - start > tolerance:
+            group[index] += 1
+            start = ordered[index]
+    group[ordered >= ordered[0] + math.pi - tolerance] = 0
+    return group
+
+
+def _wrapped(difference: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Differences of angles modulo pi, in [-pi/2, pi/2)."""
+    return np.mod(difference + math.pi / 2, math.pi) - math.pi / 2
+
+
+def _arcs(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Voronoi arcs of distinct positions on the circle of circumference pi; missing wedges are left out."""
+    order = np.argsort(position)
+    gap = np.diff(position[order], append=position[order[0]] + math.pi)
+    # The median of the arcs, not of the gaps: gaps that alternate (an interlaced scan with an offset) have no typical size.
+    step = float(np.median((gap + np.roll(gap, 1)) / 2))
+    gap = np.where(gap > MAX_GAP_STEPS * step, step, gap)
+    arc = np.empty(position.size)
+    arc[order] = (gap + np.roll(gap, 1)) / 2
+    return arc

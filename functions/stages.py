@@ -1,0 +1,75 @@
+"""The functions that are registered with Globus Compute: thin and stable, their imports inside.
+
+A worker receives their source text alone; everything they do lies in the installed package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def inspect(
+    scan_path: str,
+    results_root: str,
+    scan_id: str,
+    parameters: dict[str, Any],
+    skip: list[str],
+    start_from: str | None,
+    execution: dict[str, Any],
+    function_ids: dict[str, str],
+) -> dict[str, Any]:
+    """Check a scan, resolve every parameter, write run.json, and return each later stage's tasks."""
+    from pathlib import Path
+
+    from tomopipe.functions.inspection import Request, inspect_scan, task_list
+    from tomopipe.functions.parameters import Execution, parse_parameters, validate_model
+
+    request = Request(
+        parse_parameters(parameters),
+        tuple(skip),  # type: ignore[arg-type]
+        start_from or None,  # type: ignore[arg-type]
+        validate_model(Execution, execution, "execution"),
+    )
+    return task_list(inspect_scan(Path(scan_path), Path(results_root), scan_id, request), function_ids)
+
+
+def preprocess(run: str, start: int, stop: int) -> dict[str, Any]:
+    """Turn raw rows into corrected projections."""
+    from tomopipe.functions.tasks import preprocess_task
+
+    return preprocess_task(run, start, stop)
+
+
+def reconstruct(run: str, start: int, stop: int) -> dict[str, Any]:
+    """Turn corrected projections into slices."""
+    from tomopipe.functions.tasks import reconstruct_task
+
+    return reconstruct_task(run, start, stop)
+
+
+def denoise(run: str, start: int, stop: int) -> dict[str, Any]:
+    """Remove noise from slices."""
+    from tomopipe.functions.tasks import denoise_task
+
+    return denoise_task(run, start, stop)
+
+
+def segment(run: str, start: int, stop: int) -> dict[str, Any]:
+    """Tell the phases of slices apart."""
+    from tomopipe.functions.tasks import segment_task
+
+    return segment_task(run, start, stop)
+
+
+def separate_objects(run: str) -> dict[str, Any]:
+    """Label the objects of a phase."""
+    from tomopipe.functions.tasks import separate_objects_task
+
+    return separate_objects_task(run)
+
+
+def quantify(run: str) -> dict[str, Any]:
+    """Measure phases and objects, write the report, and return the search document."""
+    from tomopipe.functions.tasks import quantify_task
+
+    return quantify_task(run)
