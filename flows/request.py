@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
 from tomopipe.functions.errors import ParameterError
 from tomopipe.functions.parameters import Execution, Parameters, SkippableStage, Stage, validate_model
@@ -23,9 +22,11 @@ _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _PRINCIPAL = re.compile(rf"public|all_authenticated_users|urn:globus:(auth:identity|groups:id):{_UUID}")
 _SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PATH = re.compile(r"/[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f/]")
-# A search subject takes 500 bytes, and the path of the run directory stands in every task of the run's state.
-_COLLECTION_PATH_BYTES_MAX = 300
-_ROOT_BYTES_MAX = 120
+_PATH_LENGTH_MAX = 1024
+# Of a folder and the scan id together. A search subject takes 500 bytes and has a UUID and a recipe id besides; and the
+# path of the run directory stands in every task of the run's state, which takes 200 KB.
+_SUBJECT_BYTES_MAX = 430
+_RUN_BYTES_MAX = 230
 
 
 def _check_uuid(text: str) -> str:
@@ -56,17 +57,8 @@ def _check_principal(text: str) -> str:
 def _check_path(text: str) -> str:
     if not _PATH.fullmatch(text) or "//" in text or {".", ".."} & set(text.split("/")):
         raise ValueError("is not a plain absolute path; start with '/', end without one, and use neither '..' nor '//'")
-    return _check_length(text, _COLLECTION_PATH_BYTES_MAX)
-
-
-def _check_root(text: str) -> str:
-    return _check_length(_check_path(text), _ROOT_BYTES_MAX)
-
-
-def _check_length(text: str, bytes_max: int) -> str:
-    length = len(text.encode())
-    if length > bytes_max:
-        raise ValueError(f"has {length} bytes; choose a path of at most {bytes_max}")
+    if len(text) > _PATH_LENGTH_MAX:
+        raise ValueError(f"has {len(text)} characters; choose a path of at most {_PATH_LENGTH_MAX}")
     return text
 
 
@@ -77,8 +69,7 @@ def _text_schema(pattern: re.Pattern[str], **keywords: Any) -> WithJsonSchema:
 Uuid = Annotated[str, AfterValidator(_check_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
 ScanId = Annotated[str, AfterValidator(_check_scan_id), _text_schema(_SCAN_ID)]
 Principal = Annotated[str, AfterValidator(_check_principal), _text_schema(_PRINCIPAL)]
-AbsolutePath = Annotated[str, AfterValidator(_check_path), _text_schema(_PATH, maxLength=_COLLECTION_PATH_BYTES_MAX)]
-RootPath = Annotated[str, AfterValidator(_check_root), _text_schema(_PATH, maxLength=_ROOT_BYTES_MAX)]
+AbsolutePath = Annotated[str, AfterValidator(_check_path), _text_schema(_PATH, maxLength=_PATH_LENGTH_MAX)]
 
 
 class CollectionPath(BaseModel):
@@ -91,7 +82,11 @@ class CollectionPath(BaseModel):
 
 
 class FlowInput(BaseModel):
-    """The input of one run. The order of the fields is the order of the form in the web app."""
+    """The input of one run, fields in the order of the form in the web app.
+
+    A path of the definition that leads nowhere fails the run, so only that may be absent which the definition asks for
+    before it uses it: the destination.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -102,38 +97,36 @@ class FlowInput(BaseModel):
     processing: CollectionPath = Field(
         title="Results folder", description="Folder for results on the collection of the machine that computes."
     )
-    processing_root: RootPath = Field(
+    processing_root: AbsolutePath = Field(
         title="Results folder on the machine", description="The same folder as the machine that computes sees it."
     )
-    destination: CollectionPath | SkipJsonSchema[None] = Field(
-        None, title="Copy of the results", description="Folder to which the results are copied; leave it out for none."
+    # Absent or a folder, never null: the flow asks whether the field is present.
+    destination: CollectionPath = Field(
+        default=None,  # type: ignore[assignment]
+        title="Copy of the results",
+        description="Folder to which the results are copied; leave it out for none.",
     )
     parameters: Parameters = Field(
-        default_factory=Parameters,
         title="Parameters",
         description="Parameters of the stages; what is left out has its default.",
     )
     skip: list[SkippableStage] = Field(
-        default_factory=list,
         title="Stages to leave out",
         description="Stages that are not run.",
         json_schema_extra={"uniqueItems": True},
     )
     start_from: Stage | None = Field(
-        None,
         title="Start from",
         description="First stage to run, on what an earlier run of the scan has left; null runs whatever is not done.",
     )
     execution: Execution = Field(
-        default_factory=Execution,
         title="Execution",
         description="How the work is cut and how much of a machine it may take; never changes a number.",
     )
     compute_endpoint: Uuid = Field(title="Compute endpoint", description="UUID of the Globus Compute endpoint.")
     user_endpoint_config: dict[str, JsonValue] = Field(
-        default_factory=dict,
         title="Endpoint configuration",
-        description="What the endpoint's template takes, for example queue and account; one for all stages, so that they "
+        description="What the endpoint's template takes, for example queue and account; one for all stages, which thus "
         "share their nodes.",
     )
     search_index: Uuid = Field(title="Search index", description="UUID of the Globus Search index for the metrics.")
@@ -141,7 +134,7 @@ class FlowInput(BaseModel):
         min_length=1,
         max_length=100,
         title="Visible to",
-        description="Who may find the record of the run: public, all_authenticated_users, or URNs of people and groups.",
+        description="Who may find the run's record: public, all_authenticated_users, or URNs of people and groups.",
     )
     inspect_function_id: Uuid = Field(title="Function: inspect")
     preprocess_function_id: Uuid = Field(title="Function: preprocess")
@@ -152,6 +145,20 @@ class FlowInput(BaseModel):
     quantify_function_id: Uuid = Field(title="Function: quantify")
 
     @model_validator(mode="after")
+    def _names_are_short(self) -> FlowInput:
+        folders = {
+            "processing.path": (self.processing.path, _SUBJECT_BYTES_MAX),
+            "processing_root": (self.processing_root, _RUN_BYTES_MAX),
+        }
+        for name, (folder, bytes_max) in folders.items():
+            length = len(folder.encode()) + len(self.scan_id)
+            if length > bytes_max:
+                raise ValueError(
+                    f"{name}={folder!r} and scan_id have {length} bytes together; shorten them to at most {bytes_max}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _stages_agree(self) -> FlowInput:
         if self.start_from in self.skip:
             raise ValueError(f"start_from is {self.start_from}, but skip leaves that stage out; drop one of the two")
@@ -160,14 +167,8 @@ class FlowInput(BaseModel):
         return self
 
     def document(self) -> dict[str, Any]:
-        """The document that starts a run: every field but an absent destination, of the parameters what was set."""
-        values = self.model_dump(mode="json", exclude={"parameters", "execution"})
-        if self.destination is None:
-            # The flow asks whether the field is present, so that null would count as a destination.
-            del values["destination"]
-        values["parameters"] = self.parameters.model_dump(mode="json", exclude_unset=True)
-        values["execution"] = self.execution.model_dump(mode="json", exclude_unset=True)
-        return {"input": values}
+        """The document that starts a run: what was set, and no defaults; `Inspect` fills those in and records them."""
+        return {"input": self.model_dump(mode="json", exclude_unset=True)}
 
 
 def build_flow_input(
@@ -223,7 +224,6 @@ def build_flow_input(
         "scan_id": scan_id,
         "processing": processing,
         "processing_root": processing_root,
-        "destination": destination,
         "parameters": {} if parameters is None else parameters,
         "skip": list(skip),
         "start_from": start_from,
@@ -233,6 +233,7 @@ def build_flow_input(
         "search_index": search_index,
         "visible_to": list(visible_to),
         **{f"{name}_function_id": function_ids[name] for name in FUNCTIONS},
+        **({} if destination is None else {"destination": destination}),
     }
     return validate_model(FlowInput, values, "request").document()
 
@@ -243,11 +244,11 @@ def input_schema() -> dict[str, Any]:
     fields = _plain_schema(schema, schema.pop("$defs"))
     properties = fields["properties"]
     del properties["destination"]["default"]
-    for name, default in {"parameters": {}, "skip": [], "execution": {}, "user_endpoint_config": {}}.items():
-        properties[name]["default"] = default
-    # The service fills in no defaults, and a path of the definition that leads nowhere fails the run: only what the
-    # definition asks for before it uses it may be absent. The form starts with the defaults.
-    fields["required"] = [name for name in properties if name != "destination"]
+    # What the form starts with. The service itself fills in nothing, which is why these fields are required.
+    properties["start_from"]["default"] = None
+    properties["skip"]["default"] = []
+    for name in ("parameters", "execution", "user_endpoint_config"):
+        properties[name]["default"] = {}
     fields["propertyOrder"] = list(properties)
     return {
         "type": "object",

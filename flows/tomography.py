@@ -39,7 +39,7 @@ TOOLS = (
 STAGE_STATES = tuple(tool.__name__ for tool in TOOLS)
 
 
-@generate_flow_definition  # type: ignore[untyped-decorator]
+@generate_flow_definition
 class TomographyClient(GladierBaseClient):  # type: ignore[misc]  # Gladier carries no types
     """From a raw X-ray tomography scan to reconstructed, segmented and measured volumes and searchable metrics."""
 

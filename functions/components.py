@@ -63,7 +63,7 @@ def label_components(
             raise StageError(
                 "separate_objects: the phase is in too many pieces for 32-bit labels; denoise it or open it first"
             )
-        block[block > 0] += count
+        np.add(block, count, out=block, where=block > 0)
         count += found
         if below is not None:
             pairs.append(_touching(below, block[0], connectivity))

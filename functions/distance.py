@@ -45,8 +45,15 @@ def squared_distances_2d(walls: NDArray[np.bool_]) -> NDArray[np.int32]:
         The slices are larger than 18 000 pixels a side.
     """
     check_size(walls.shape)
-    squared = np.where(walls, np.int32(0), np.int32(NO_WALL))
-    _spread_along_y(squared)
+    squared = np.empty(walls.shape, np.int32)
+    kinds = np.where(walls, WALL, OPEN)
+    for z in range(len(walls)):
+        # Along y a slice is swept as a volume along z.
+        since_wall = np.full((1, walls.shape[2]), _NO_WALL_PIXELS, np.int32)
+        along_y = _walls_below(kinds[z, :, np.newaxis], since_wall)
+        since_wall[:] = _NO_WALL_PIXELS
+        _square_nearer(along_y, since_wall)
+        squared[z] = along_y[:, 0]
     _spread_along_x(squared)
     return squared
 

@@ -9,7 +9,8 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from dataclasses import asdict, dataclass, replace
+import shutil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +69,7 @@ class Request:
     parameters: Parameters
     skip: tuple[Stage, ...] = ()
     start_from: Stage | None = None
-    execution: Execution = Execution()
+    execution: Execution = field(default_factory=Execution)
 
     def runs(self, stage: Stage) -> bool:
         """Whether the request asks for a stage."""
@@ -122,6 +123,33 @@ def check_scan(scan: Scan, request: Request, results_root: Path, raw_bytes: int 
     _plan(scan, request, None)
     check_disk(results_root, disk_needed(scan.shape, request.parameters, list(request.skip)), raw_bytes)
     return quality
+
+
+def preview_run(scan: Scan, request: Request, results_root: Path, raw_bytes: int = 0) -> dict[str, Any]:
+    """Check a scan as `check_scan` does, and say how the run would go.
+
+    Returns
+    -------
+    dict
+        Shape, stages, slabs, tasks, memory and disk of the run, for a person.
+    """
+    quality = check_scan(scan, request, results_root, raw_bytes)
+    plan = _plan(scan, request, None)
+    angles, rows, columns = scan.shape
+    pixel_size = request.parameters.scan.pixel_size_um or scan.metadata.pixel_size_um
+    return {
+        "layout": scan.layout,
+        "projections": f"{angles} of {rows} x {columns} pixels, {scan.dtype.name}",
+        "flats_and_darks": f"{scan.n_flats} and {scan.n_darks}",
+        "theta_deg": f"{scan.theta_deg.min():g} to {scan.theta_deg.max():g}",
+        "pixel_size_um": pixel_size if pixel_size is not None else "unknown: results in pixels",
+        "nonfinite_values": quality.nonfinite_count,
+        "stages": " ".join(CAMEL_CASE[stage] for stage in STAGES if request.runs(stage)),
+        "slabs": f"{len(plan.slabs)} of {plan.slab_rows} rows",
+        "tasks_a_stage": len(plan.tasks),
+        "memory_a_worker_mib": plan.memory_bytes // 2**20,
+        "disk_at_most_mb": (disk_needed(scan.shape, request.parameters, list(request.skip)) + raw_bytes) // 10**6,
+    }
 
 
 def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Request) -> RunDirectory:
@@ -190,6 +218,7 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
             "software": software(),
         }
         _make_volumes(run, scan.shape, plan, stages, pixel_size)
+    shutil.rmtree(run.root / "progress", ignore_errors=True)
     _write_sample(run, sample)
     write_json(run.run_json, document)
     return run

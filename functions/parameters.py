@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pywt
 import yaml
@@ -271,12 +272,16 @@ def apply_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str
     ParameterError
         A text that is not of this form.
     """
-    merged: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    merged: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
+    }
     for text in overrides:
         name, separator, raw = text.partition("=")
         path = name.strip().split(".")
         if not separator or not all(path) or len(path) > 2:
-            raise ParameterError(f"--set {text}: expected SECTION.FIELD=VALUE, for example reconstruction.algorithm=fbp")
+            raise ParameterError(
+                f"--set {text}: expected SECTION.FIELD=VALUE, for example reconstruction.algorithm=fbp"
+            )
         try:
             value = yaml.safe_load(raw)
         except yaml.YAMLError as error:
@@ -349,6 +354,6 @@ def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | 
     for name in location:
         field = current.model_fields.get(name) if current else None
         annotation = field.annotation if field else None
-        candidates = get_args(annotation) if getattr(annotation, "__origin__", None) is Union else (annotation,)
+        candidates = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
         current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
     return current

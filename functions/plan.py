@@ -57,7 +57,12 @@ class Plan:
 
 
 def make_plan(
-    shape: tuple[int, int, int], itemsize: int, fixed_bytes: int, row_bytes: int, execution: Execution, slab_rows: int | None
+    shape: tuple[int, int, int],
+    itemsize: int,
+    fixed_bytes: int,
+    row_bytes: int,
+    execution: Execution,
+    slab_rows: int | None,
 ) -> Plan:
     """Cut a scan into slabs and tasks.
 

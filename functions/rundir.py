@@ -80,6 +80,10 @@ class RunDirectory:
         """Path of a slab's receipt; `stage` in snake_case."""
         return self.root / "receipts" / stage / f"{slab_name(start, stop)}.json"
 
+    def failure_path(self, stage: str, start: int, stop: int) -> Path:
+        """Path of the traceback of a slab's latest failure."""
+        return self.root / "failures" / stage / f"{slab_name(start, stop)}.txt"
+
     def progress_path(self, stage: str, start: int, stop: int) -> Path:
         """Path of a task's progress note, which a monitor may read while the task runs."""
         return self.root / "progress" / stage / f"{slab_name(start, stop)}.json"

@@ -266,11 +266,13 @@ class Scan:
 
     def _field(self, kind: Literal["flats", "darks"], start: int, stop: int) -> NDArray[np.float32]:
         frames = _checked_reference(self, kind)
-        columns = self.shape[2]
-        field = np.empty((stop - start, columns), np.float32)
-        for first, last in _row_blocks(start, stop, frames.count * columns * 8):
+        row_values = frames.count * self.shape[2]
+        field = np.empty((stop - start, self.shape[2]), np.float32)
+        for first, last in _row_blocks(start, stop, row_values * frames.dtype.itemsize):
             stack = frames.read((0, frames.count), (first, last))
-            field[first - start : last - start] = _combine_frames(stack)
+            block = field[first - start : last - start]
+            for top, bottom in _row_blocks(0, last - first, row_values * 8, _CACHE_BYTES):
+                block[top:bottom] = _combine_frames(stack[:, top:bottom])
         return field
 
 
@@ -338,6 +340,7 @@ def scan_id_from_path(path: Path | str) -> str:
 
 _SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BLOCK_BYTES = 64 * 2**20
+_CACHE_BYTES = 2**20
 _MAX_NONFINITE_FRACTION = 0.01
 _MIN_THETA_RANGE_DEG = 1.0
 _SATURATION_SAMPLE = 16
@@ -434,8 +437,6 @@ def _reading(path: Path, dataset: str) -> Iterator[None]:
     except _HDF5_ERRORS as error:
         reason = str(error).strip("'\"") or type(error).__name__
         remedy = "copy the file again from its source, and check the files that it links to"
-        if "filter" in reason:
-            remedy = "its compression filter is not installed here; rewrite the file with a filter of hdf5plugin"
         raise _refusal(path, dataset, f"cannot be read ({reason}); {remedy}") from error
 
 
@@ -507,9 +508,25 @@ def _frames(path: Path, name: str, dataset: h5py.Dataset, runs: Sequence[tuple[i
         raise _refusal(path, name, f"holds {dtype}; integer or floating-point counts are needed")
     if shape is None or len(shape) not in (2, 3):
         raise _refusal(path, name, f"has shape {shape}; frames (frames, rows, columns) are needed")
+    _check_filters(path, name, dataset)
     if runs is None:
         runs = [(0, shape[0] if len(shape) == 3 else 1)]
     return _Frames(path, name, dataset, tuple(runs), (shape[-2], shape[-1]), dtype.newbyteorder("="))
+
+
+def _check_filters(path: Path, name: str, dataset: h5py.Dataset) -> None:
+    """HDF5's own message for a filter that is not installed speaks of a folder of plugins."""
+    with _reading(path, name):
+        filters = dataset.id.get_create_plist()
+        used = [filters.get_filter(index) for index in range(filters.get_nfilters())]
+    for number, _, _, label in used:
+        if not h5py.h5z.filter_avail(number):
+            raise _refusal(
+                path,
+                name,
+                f"is compressed with filter {number} ({_text(label)}), which is not installed here; "
+                "rewrite the file with one that hdf5plugin has",
+            )
 
 
 def _projections(
@@ -705,7 +722,7 @@ def _open_nxtomo(path: Path, file: h5py.File, candidates: list[_NXtomo]) -> Scan
         )
     frames = _ScanFrames(
         _projections(path, scan.data, dataset, _runs(key == 0)),
-        _frames(path, f"{scan.data} (image_key 1)", dataset, _runs(key == 1)),
+        _frames(path, f"{scan.data} (image_key 1)", dataset, _runs(key == 2)),
         _frames(path, f"{scan.data} (image_key 2)", dataset, _runs(key == 2)),
     )
     theta = _degrees(path, scan.rotation_angle, _dataset(path, file, scan.rotation_angle))
@@ -1166,9 +1183,9 @@ def _blocks(frames: _Frames) -> Iterator[tuple[tuple[int, int], tuple[int, int]]
             yield some_frames, some_rows
 
 
-def _row_blocks(start: int, stop: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows of at most 64 MiB each, one row at least."""
-    step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+def _row_blocks(start: int, stop: int, row_bytes: int, block_bytes: int | None = None) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of at most 64 MiB (or `block_bytes`) each, one row at least."""
+    step = max(1, (block_bytes or _BLOCK_BYTES) // max(1, row_bytes))
     for first in range(start, stop, step):
         yield first, min(first + step, stop)
 

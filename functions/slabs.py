@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,17 @@ class Sources:
         entry = self.document["stages"]["segment"]
         slabs = cut_rows(self.shape[1], entry["slab_rows"])
         return SlabVolume(self.run.root / entry["output"], "phases", slabs, self.volume_shape, np.dtype("u1"))
+
+    @property
+    def labels(self) -> Path:
+        """Labels, this run's own or those of the recipe that they are taken from."""
+        output = self.document["stages"]["separate_objects"]["output"]
+        return self.run.labels if output is None else self.run.root / output
+
+    @property
+    def objects_table(self) -> Path:
+        """Table of the objects beside the labels."""
+        return RunDirectory(self.labels.parent).objects_table
 
     def close(self) -> None:
         """Close the raw scan where it was opened."""

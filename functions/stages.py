@@ -1,23 +1,21 @@
 """The functions that are registered with Globus Compute: thin and stable, their imports inside.
 
-A worker receives their source text alone; everything they do lies in the installed package.
+A worker receives their source text alone: annotations use builtins, and everything they do lies in the installed package.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 
 def inspect(
     scan_path: str,
     results_root: str,
     scan_id: str,
-    parameters: dict[str, Any],
+    parameters: dict[str, object],
     skip: list[str],
     start_from: str | None,
-    execution: dict[str, Any],
+    execution: dict[str, object],
     function_ids: dict[str, str],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Check a scan, resolve every parameter, write run.json, and return each later stage's tasks."""
     from pathlib import Path
 
@@ -33,42 +31,42 @@ def inspect(
     return task_list(inspect_scan(Path(scan_path), Path(results_root), scan_id, request), function_ids)
 
 
-def preprocess(run: str, start: int, stop: int) -> dict[str, Any]:
+def preprocess(run: str, start: int, stop: int) -> dict[str, object]:
     """Turn raw rows into corrected projections."""
     from tomopipe.functions.tasks import preprocess_task
 
     return preprocess_task(run, start, stop)
 
 
-def reconstruct(run: str, start: int, stop: int) -> dict[str, Any]:
+def reconstruct(run: str, start: int, stop: int) -> dict[str, object]:
     """Turn corrected projections into slices."""
     from tomopipe.functions.tasks import reconstruct_task
 
     return reconstruct_task(run, start, stop)
 
 
-def denoise(run: str, start: int, stop: int) -> dict[str, Any]:
+def denoise(run: str, start: int, stop: int) -> dict[str, object]:
     """Remove noise from slices."""
     from tomopipe.functions.tasks import denoise_task
 
     return denoise_task(run, start, stop)
 
 
-def segment(run: str, start: int, stop: int) -> dict[str, Any]:
+def segment(run: str, start: int, stop: int) -> dict[str, object]:
     """Tell the phases of slices apart."""
     from tomopipe.functions.tasks import segment_task
 
     return segment_task(run, start, stop)
 
 
-def separate_objects(run: str) -> dict[str, Any]:
+def separate_objects(run: str) -> dict[str, object]:
     """Label the objects of a phase."""
     from tomopipe.functions.tasks import separate_objects_task
 
     return separate_objects_task(run)
 
 
-def quantify(run: str) -> dict[str, Any]:
+def quantify(run: str) -> dict[str, object]:
     """Measure phases and objects, write the report, and return the search document."""
     from tomopipe.functions.tasks import quantify_task
 

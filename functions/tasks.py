@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,13 +25,14 @@ from .errors import StageError, TomopipeError
 from .inspection import Stage, software, stage_slabs
 from .objects import ObjectSettings, separate_objects
 from .quantification.document import search_document
-from .quantification.sidecar import write_sidecar
 from .quantification.report import write_report
-from .rundir import RunDirectory, array_checksum, file_checksum, write_json
+from .quantification.sidecar import write_sidecar
+from .rundir import RunDirectory, array_checksum, file_checksum, written_aside
 from .slabs import Sources, denoise_slices, preprocess_rows, segment_slices
 from .volume import SliceLayout, create_labels, write_phases, write_projections, write_slices
 
 _CHUNK_ROWS = 16
+_MESSAGE_MAX = 500
 
 
 def preprocess_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
@@ -116,9 +118,10 @@ def separate_objects_task(run_root: str) -> dict[str, Any]:
                 write=write,
                 progress=lambda done, total: _report_progress(run, "separate_objects", 0, total, done, phases.shape[0]),
             )
-        table.to_csv(run.objects_table, spacing, unit)
-        receipt.update(objects=len(table.label), checksum=file_checksum(run.labels))
-        return {"objects": len(table.label)}
+        with written_aside(run.objects_table) as aside:
+            table.to_csv(aside, spacing, unit)
+        receipt.update(objects=len(table), checksum=file_checksum(run.labels))
+        return {"objects": len(table)}
 
 
 def quantify_task(run_root: str) -> dict[str, Any]:
@@ -129,8 +132,9 @@ def quantify_task(run_root: str) -> dict[str, Any]:
         run = sources.run
         if "separate_objects" in sources.skipped and "segment" not in sources.skipped:
             _write_phases_alone(sources)
+        rows = sources.shape[1]
         sidecar = write_sidecar(
-            sources, progress=lambda done, total: _report_progress(run, "quantify", 0, total, done, sources.shape[1])
+            sources, lambda fraction: _report_progress(run, "quantify", 0, 1000, round(1000 * fraction), rows)
         )
         write_report(sources, sidecar)
         _remove_leftovers(run)
@@ -177,16 +181,23 @@ def _whole_volume_task(stage: Stage, run_root: str) -> Iterator[tuple[Sources | 
 
 @contextlib.contextmanager
 def _receipted(run: RunDirectory, stage: Stage, start: int, stop: int, digest: str) -> Iterator[dict[str, Any]]:
-    """Write a slab's receipt when the block has ended well; an error names stage and rows."""
+    """Write a slab's receipt when the block has ended well.
+
+    An error names stage and rows in one line, because it travels in the run's state, which is limited; the traceback is
+    left in the run directory.
+    """
     receipt: dict[str, Any] = {}
     started_at = datetime.datetime.now(datetime.UTC)
     clock = time.perf_counter()
     try:
         yield receipt
-    except TomopipeError as error:
-        raise StageError(f"{stage}, rows {start} to {stop}: {error}") from error
-    except Exception as error:
-        raise StageError(f"{stage}, rows {start} to {stop}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # noqa: BLE001 - raised again, shortened
+        failure = run.failure_path(stage, start, stop)
+        failure.parent.mkdir(parents=True, exist_ok=True)
+        failure.write_text(traceback.format_exc(), encoding="utf-8")
+        said = str(error) if isinstance(error, TomopipeError) else f"{type(error).__name__}: {error}"
+        raise StageError(f"{stage}, rows {start} to {stop}: {said[:_MESSAGE_MAX]}") from None
+    run.failure_path(stage, start, stop).unlink(missing_ok=True)
     run.write_receipt(
         stage,
         start,

@@ -129,7 +129,9 @@ class LabelsWriter:
 
 
 @contextlib.contextmanager
-def create_labels(path: Path, shape: tuple[int, ...], objects: bool, spacing: float, unit: str) -> Iterator[LabelsWriter]:
+def create_labels(
+    path: Path, shape: tuple[int, ...], objects: bool, spacing: float, unit: str
+) -> Iterator[LabelsWriter]:
     """Write `labels.h5` aside and rename it when whole: /phases uint8 and, where asked, /objects uint32, gzip."""
     with written_aside(path) as aside, h5py.File(aside, "w") as file:
         names = {"phases": "u1", "objects": "u4"} if objects else {"phases": "u1"}
@@ -229,7 +231,13 @@ def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, un
         }
         for level in range(layout.levels)
     ]
-    multiscale = {"name": name, "axes": axes, "datasets": datasets, "type": "mean", "metadata": {"method": "2x2x2 mean"}}
+    multiscale = {
+        "name": name,
+        "axes": axes,
+        "datasets": datasets,
+        "type": "mean",
+        "metadata": {"method": "2x2x2 mean"},
+    }
     group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale]}
     try:
         aside.rename(path)
@@ -331,7 +339,9 @@ def _read_slabs(
                 index = (slice(None),) * axis + (slice(low - first, high - first),)
                 parts.append(file[name][index])
         except OSError as error:
-            raise StageError(f"{path}: cannot be read ({error}); delete this run's receipts of it and run again") from error
+            raise StageError(
+                f"{path}: cannot be read ({error}); delete this run's receipts of it and run again"
+            ) from error
     if sum(part.shape[axis] for part in parts) != stop - start:
         raise StageError(f"{folder}: holds no slab for some of the rows {start} to {stop}")
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)

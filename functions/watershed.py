@@ -16,6 +16,7 @@ from .errors import StageError
 from .outofcore import ScratchVolume
 
 _BASINS_MAX = 2**31 - 1
+_VOXELS_AT_ONCE = 2**16
 
 
 def label_basins(
@@ -66,10 +67,10 @@ def label_basins(
         More basins than 32-bit labels.
     """
     peaks = _climb(squared, blocks, connectivity, labels, advance)
-    saddles = _descend(squared, blocks, connectivity, prominence, peaks, labels, advance)
-    first, second, height = saddles
+    lowest_saddles = _lowest_saddles(peaks, prominence)
+    first, second, height = _descend(squared, blocks, connectivity, lowest_saddles, labels, advance)
     order = np.lexsort((second, first, -height))
-    return _join(first[order], second[order], height[order], peaks, prominence)
+    return _join(first[order], second[order], height[order], lowest_saddles)
 
 
 def _climb(
@@ -80,52 +81,85 @@ def _climb(
     advance: Callable[[int], None],
 ) -> NDArray[np.int32]:
     """Write basins, or where the path leaves the block upwards; returns the peak of each basin, 0 for 0."""
-    depth, rows, columns = squared.shape
     peaks = [np.zeros(1, np.int32)]
     count = 0
-    below = np.zeros(rows * columns, np.int32)
+    below = np.zeros(squared.shape[1] * squared.shape[2], np.int32)
+    # The arrays of a block live in a function of their own: they are gone before the next is read.
     for start, stop in blocks:
-        low = min(start, 1)
-        heights: NDArray[np.int32] = squared[start - low : min(stop + 1, depth)]
-        steps = _steepest_steps(heights, low, stop - start, connectivity)
-        block = np.zeros((stop - start, rows, columns), np.int32)
-        offset = low * rows * columns
-        found = _number_maxima(steps.reshape(-1), offset, count, block.reshape(-1))
-        if count + found.size > _BASINS_MAX:
-            raise StageError(
-                "separate_objects: the phase has too many distance maxima for 32-bit labels; denoise it or open it"
-            )
+        found, below = _climb_block(squared, start, stop, connectivity, count, below, labels)
+        peaks.append(found)
         count += found.size
-        peaks.append(heights.reshape(-1)[found])
-        _follow(steps.reshape(-1), offset, below, block.reshape(-1))
-        below = block[-1].reshape(-1).copy()
-        labels.write(start, block)
         advance(stop - start)
     return np.concatenate(peaks)
+
+
+def _climb_block(
+    squared: ScratchVolume,
+    start: int,
+    stop: int,
+    connectivity: int,
+    count: int,
+    below: NDArray[np.int32],
+    labels: ScratchVolume,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Peaks of the block's basins, which are numbered from count + 1 on, and the labels of its last slice."""
+    depth, rows, columns = squared.shape
+    low = min(start, 1)
+    heights: NDArray[np.int32] = squared[start - low : min(stop + 1, depth)]
+    steps = _steepest_steps(heights, low, stop - start, connectivity).reshape(-1)
+    block = np.zeros((stop - start, rows, columns), np.int32)
+    offset = low * rows * columns
+    maxima = _number_maxima(steps, offset, count, block.reshape(-1))
+    if count + maxima.size > _BASINS_MAX:
+        raise StageError(
+            "separate_objects: the phase has too many distance maxima for 32-bit labels; denoise it or open it first"
+        )
+    _follow(steps, offset, below, block.reshape(-1))
+    labels.write(start, block)
+    return heights.reshape(-1)[maxima], block[-1].reshape(-1).copy()
 
 
 def _descend(
     squared: ScratchVolume,
     blocks: Sequence[tuple[int, int]],
     connectivity: int,
-    prominence: float,
-    peaks: NDArray[np.int32],
+    lowest_saddles: NDArray[np.int32],
     labels: ScratchVolume,
     advance: Callable[[int], None],
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Resolve paths that left a block upwards; returns the saddles that may join two basins: first, second, height."""
-    depth = squared.shape[0]
     found = [np.empty((3, 0), np.int32)]
     for start, stop in reversed(blocks):
-        block: NDArray[np.int32] = labels[start : min(stop + 1, depth)]
-        if stop < depth:
-            _resolve(block[:-1], block[-1].reshape(-1))
-            labels.write(start, block[:-1])
-        heights: NDArray[np.int32] = squared[start : min(stop + 1, depth)]
-        found.append(_saddles_of(block, heights, stop - start, connectivity, prominence, peaks))
+        found.append(_descend_block(squared, start, stop, connectivity, lowest_saddles, labels))
         advance(stop - start)
     first, second, height = np.concatenate(found, axis=1)
     return first, second, height
+
+
+def _descend_block(
+    squared: ScratchVolume,
+    start: int,
+    stop: int,
+    connectivity: int,
+    lowest_saddles: NDArray[np.int32],
+    labels: ScratchVolume,
+) -> NDArray[np.int32]:
+    reach = min(stop + 1, squared.shape[0])
+    block: NDArray[np.int32] = labels[start:reach]
+    if reach > stop:
+        _resolve(block[:-1], block[-1].reshape(-1))
+        labels.write(start, block[:-1])
+    return _saddles_of(block, squared[start:reach], stop - start, connectivity, lowest_saddles)
+
+
+def _lowest_saddles(peaks: NDArray[np.int32], prominence: float) -> NDArray[np.int32]:
+    """The lowest (squared) saddle over which a basin of this (squared) peak is joined with one of a higher peak.
+
+    It rises with the peak: of two basins, the lower of these is that of the lower peak.
+    """
+    height = np.maximum(np.sqrt(peaks.astype(np.float64)) - prominence, 0)
+    lowest: NDArray[np.int32] = np.minimum(peaks, np.floor(height * height) + 1).astype(np.int32)
+    return lowest
 
 
 def _saddles_of(
@@ -133,13 +167,13 @@ def _saddles_of(
     heights: NDArray[np.int32],
     depth: int,
     connectivity: int,
-    prominence: float,
-    peaks: NDArray[np.int32],
+    lowest_saddles: NDArray[np.int32],
 ) -> NDArray[np.int32]:
     """The highest saddle of each pair of basins that meet in a block: (3, n) first, second, height."""
-    counts = _count_meetings(labels, heights, depth, connectivity, prominence, peaks)
+    borders = _borders(labels, depth)
+    counts = _count_meetings(labels, heights, borders, connectivity, lowest_saddles)
     ends = np.cumsum(counts.reshape(-1)).reshape(counts.shape)
-    first, second, height = _list_meetings(labels, heights, connectivity, prominence, peaks, counts, ends)
+    first, second, height = _list_meetings(labels, heights, borders, connectivity, lowest_saddles, counts, ends)
     order = np.lexsort((-height, second, first))
     first, second, height = first[order], second[order], height[order]
     highest = np.ones(first.size, np.bool_)
@@ -149,58 +183,91 @@ def _saddles_of(
 
 @njit(cache=True, parallel=True)
 def _steepest_steps(heights: NDArray[np.int32], low: int, depth: int, connectivity: int) -> NDArray[np.int32]:
-    """Flat index in `heights` of each voxel's highest neighbour, for `depth` slices from `low` on; -1 outside the phase."""
+    """Flat index in `heights` of the highest neighbours in `depth` slices from `low` on; -1 outside the phase."""
     slices, rows, columns = heights.shape
     steps = np.empty((depth, rows, columns), np.int32)
     for line in prange(depth * rows):
-        z = low + line // rows
-        y = line % rows
+        z, y = low + line // rows, line % rows
+        best = np.zeros(columns, np.int32)
+        choice = np.full(columns, -1, np.int32)
+        # In raster order and with `>`, the first of equally high voxels wins. Whole rows at a time: that is vectorised.
+        for neighbor in range(27):
+            dz, dy = neighbor // 9 - 1, neighbor // 3 % 3 - 1
+            if 0 <= z + dz < slices and 0 <= y + dy < rows:
+                _take_higher(heights, z, y, neighbor, connectivity, best, choice)
         for x in range(columns):
-            height = heights[z, y, x]
-            if height == 0:
-                steps[z - low, y, x] = -1
-                continue
-            best = (z * rows + y) * columns + x
-            for dz in range(-1, 2):
-                if z + dz < 0 or z + dz >= slices:
-                    continue
-                for dy in range(-1, 2):
-                    if y + dy < 0 or y + dy >= rows:
-                        continue
-                    for dx in range(-1, 2):
-                        if x + dx < 0 or x + dx >= columns:
-                            continue
-                        other = heights[z + dz, y + dy, x + dx]
-                        if other < height:
-                            continue
-                        index = ((z + dz) * rows + y + dy) * columns + x + dx
-                        if (other > height or index < best) and _joined(heights, z, y, x, dz, dy, dx, connectivity):
-                            best, height = index, other
-            steps[z - low, y, x] = best
+            dz, dy, dx = choice[x] // 9 - 1, choice[x] // 3 % 3 - 1, choice[x] % 3 - 1
+            step = ((z + dz) * rows + y + dy) * columns + x + dx
+            steps[z - low, y, x] = step if heights[z, y, x] > 0 else -1
     return steps
 
 
+@njit(cache=True)
+def _take_higher(
+    heights: NDArray[np.int32],
+    z: int,
+    y: int,
+    neighbor: int,
+    connectivity: int,
+    best: NDArray[np.int32],
+    choice: NDArray[np.int32],
+) -> None:
+    """Choose this neighbour (0 to 26 in raster order) where it is joined and higher than the best so far, for a row."""
+    dz, dy, dx = neighbor // 9 - 1, neighbor // 3 % 3 - 1, neighbor % 3 - 1
+    first, last = max(0, -dx), heights.shape[2] - max(0, dx)
+    count = last - first
+    # Rows are cut so that one index from 0 serves all: the loops are then vectorised.
+    best, choice = best[first:last], choice[first:last]
+    across = heights[z + dz, y + dy, first + dx : last + dx]
+    axes = abs(dz) + abs(dy) + abs(dx)
+    if axes <= 1 or connectivity == 26 or (connectivity == 18 and axes == 2):
+        for i in range(count):
+            higher = across[i] > best[i]
+            best[i] = across[i] if higher else best[i]
+            choice[i] = neighbor if higher else choice[i]
+        return
+    by_z, by_y = heights[z + dz, y, first:last], heights[z, y + dy, first:last]
+    by_x = heights[z, y, first + dx : last + dx]
+    if axes == 2:
+        one, other = by_z if dz != 0 else by_y, by_x if dx != 0 else by_y
+        for i in range(count):
+            higher = (across[i] > best[i]) & ((one[i] | other[i]) > 0)
+            best[i] = across[i] if higher else best[i]
+            choice[i] = neighbor if higher else choice[i]
+        return
+    by_zy = heights[z + dz, y + dy, first:last]
+    by_zx = heights[z + dz, y, first + dx : last + dx]
+    by_yx = heights[z, y + dy, first + dx : last + dx]
+    for i in range(count):
+        joined = _corners_joined(by_z[i], by_y[i], by_x[i], by_zy[i], by_zx[i], by_yx[i], connectivity)
+        higher = (across[i] > best[i]) & joined
+        best[i] = across[i] if higher else best[i]
+        choice[i] = neighbor if higher else choice[i]
+
+
 @njit(cache=True, inline="always")
+def _corners_joined(by_z: int, by_y: int, by_x: int, by_zy: int, by_zx: int, by_yx: int, connectivity: int) -> bool:
+    """Whether opposite corners of a cube are joined; the heights are those that steps along these axes lead to."""
+    if connectivity == 18:
+        return (by_z | by_y | by_x | by_zy | by_zx | by_yx) > 0
+    return (
+        ((by_z > 0) & ((by_zy | by_zx) > 0))
+        | ((by_y > 0) & ((by_zy | by_yx) > 0))
+        | ((by_x > 0) & ((by_zx | by_yx) > 0))
+    )
+
+
+@njit(cache=True)
 def _joined(heights: NDArray[np.int32], z: int, y: int, x: int, dz: int, dy: int, dx: int, connectivity: int) -> bool:
-    """Whether two voxels of the phase, 26-neighbours, are connected within the box that both are corners of."""
+    """Whether two voxels of the phase, 26-neighbours, are joined within the square or cube whose corners both are."""
     axes = abs(dz) + abs(dy) + abs(dx)
     if axes <= 1 or connectivity == 26 or (connectivity == 18 and axes == 2):
         return True
-    along_z = heights[z + dz, y, x] > 0 and dz != 0
-    along_y = heights[z, y + dy, x] > 0 and dy != 0
-    along_x = heights[z, y, x + dx] > 0 and dx != 0
+    by_z, by_y, by_x = heights[z + dz, y, x], heights[z, y + dy, x], heights[z, y, x + dx]
     if axes == 2:
-        return along_z or along_y or along_x
-    along_zy = heights[z + dz, y + dy, x] > 0
-    along_zx = heights[z + dz, y, x + dx] > 0
-    along_yx = heights[z, y + dy, x + dx] > 0
-    if connectivity == 18:
-        return along_z or along_y or along_x or along_zy or along_zx or along_yx
-    return (
-        (along_z and (along_zy or along_zx))
-        or (along_y and (along_zy or along_yx))
-        or (along_x and (along_zx or along_yx))
-    )
+        return (dz != 0 and by_z > 0) or (dy != 0 and by_y > 0) or (dx != 0 and by_x > 0)
+    by_zy, by_zx, by_yx = heights[z + dz, y + dy, x], heights[z + dz, y, x + dx], heights[z, y + dy, x + dx]
+    return _corners_joined(by_z, by_y, by_x, by_zy, by_zx, by_yx, connectivity)
 
 
 @njit(cache=True)
@@ -219,46 +286,41 @@ def _number_maxima(steps: NDArray[np.int32], offset: int, count: int, labels: ND
     return found
 
 
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def _follow(steps: NDArray[np.int32], offset: int, below: NDArray[np.int32], labels: NDArray[np.int32]) -> None:
     """Label each voxel by where its path ends: a basin, or -(pixel + 1) of the slice above the block.
 
     `below` holds the same of the slice below the block, its pixels being those of the block's first slice.
     """
-    for voxel in range(steps.size):
-        if steps[voxel] < 0:
-            continue
-        end = np.int32(0)
-        at = voxel
-        while end == 0:
-            if labels[at] != 0:
-                end = labels[at]
-                break
-            ahead = steps[at] - offset
-            if ahead >= steps.size:
-                end = np.int32(-(ahead - steps.size) - 1)
-            elif ahead < 0:
-                known = below[ahead + offset]
-                if known > 0:
-                    end = known
-                else:
-                    at = -known - 1
-            else:
-                at = ahead
-        # The whole path ends there: each voxel is walked over twice at most.
-        at = voxel
-        while labels[at] == 0:
-            labels[at] = end
-            ahead = steps[at] - offset
-            if ahead >= steps.size:
-                break
-            if ahead < 0:
-                known = below[ahead + offset]
-                if known > 0:
-                    break
-                at = -known - 1
-            else:
-                at = ahead
+    groups = (steps.size + _VOXELS_AT_ONCE - 1) // _VOXELS_AT_ONCE
+    # Paths cross groups, but whichever thread labels a voxel gives it the same label.
+    for group in prange(groups):
+        for voxel in range(group * _VOXELS_AT_ONCE, min((group + 1) * _VOXELS_AT_ONCE, steps.size)):
+            if steps[voxel] < 0 or labels[voxel] != 0:
+                continue
+            at, end = voxel, np.int32(0)
+            while end == 0:
+                at, end = _ahead(at, steps, offset, below)
+                if end == 0:
+                    end = labels[at]
+            # The whole path ends there, so that no part of it is walked again.
+            at, last = voxel, np.int32(0)
+            while last == 0 and labels[at] == 0:
+                labels[at] = end
+                at, last = _ahead(at, steps, offset, below)
+
+
+@njit(cache=True)
+def _ahead(at: int, steps: NDArray[np.int32], offset: int, below: NDArray[np.int32]) -> tuple[int, int]:
+    """One step on the path within the block, and the label where the path leaves the block (else 0)."""
+    ahead = steps[at] - offset
+    if ahead >= steps.size:
+        return at, np.int32(-(ahead - steps.size) - 1)
+    if ahead >= 0:
+        return ahead, np.int32(0)
+    known = below[ahead + offset]
+    # What left the block below upwards came in here.
+    return (at, known) if known > 0 else (-known - 1, np.int32(0))
 
 
 @njit(cache=True, parallel=True)
@@ -273,12 +335,6 @@ def _resolve(labels: NDArray[np.int32], above: NDArray[np.int32]) -> None:
 
 
 @njit(cache=True, inline="always")
-def _may_join(first_peak: int, second_peak: int, saddle: int, prominence: float) -> bool:
-    lower = min(first_peak, second_peak)
-    return saddle >= lower or np.sqrt(np.float64(lower)) - np.sqrt(np.float64(saddle)) < prominence
-
-
-@njit(cache=True, inline="always")
 def _meeting(
     labels: NDArray[np.int32],
     heights: NDArray[np.int32],
@@ -287,8 +343,7 @@ def _meeting(
     x: int,
     neighbor: int,
     connectivity: int,
-    prominence: float,
-    peaks: NDArray[np.int32],
+    lowest_saddles: NDArray[np.int32],
 ) -> int:
     """Height at which a voxel meets its neighbour (14 to 26 in raster order) of a basin that may be joined; else 0."""
     dz, dy, dx = neighbor // 9 - 1, neighbor // 3 % 3 - 1, neighbor % 3 - 1
@@ -299,30 +354,47 @@ def _meeting(
     if other == 0 or other == label:
         return 0
     saddle = min(heights[z, y, x], heights[z + dz, y + dy, x + dx])
-    if not _may_join(peaks[label], peaks[other], saddle, prominence):
+    if saddle < min(lowest_saddles[label], lowest_saddles[other]):
         return 0
     return saddle if _joined(heights, z, y, x, dz, dy, dx, connectivity) else 0
+
+
+@njit(cache=True, parallel=True)
+def _borders(labels: NDArray[np.int32], depth: int) -> NDArray[np.bool_]:
+    """Whether a voxel of the first `depth` slices has a neighbour (14 to 26 in raster order) of another basin."""
+    slices, rows, columns = labels.shape
+    borders = np.zeros((depth, rows, columns), np.bool_)
+    for line in prange(depth * rows):
+        z, y = line // rows, line % rows
+        for neighbor in range(14, 27):
+            dz, dy, dx = neighbor // 9 - 1, neighbor // 3 % 3 - 1, neighbor % 3 - 1
+            if z + dz >= slices or y + dy < 0 or y + dy >= rows:
+                continue
+            first, last = max(0, -dx), columns - max(0, dx)
+            own, border = labels[z, y, first:last], borders[z, y, first:last]
+            across = labels[z + dz, y + dy, first + dx : last + dx]
+            for i in range(last - first):
+                border[i] |= (own[i] != across[i]) & (across[i] != 0) & (own[i] != 0)
+    return borders
 
 
 @njit(cache=True, parallel=True)
 def _count_meetings(
     labels: NDArray[np.int32],
     heights: NDArray[np.int32],
-    depth: int,
+    borders: NDArray[np.bool_],
     connectivity: int,
-    prominence: float,
-    peaks: NDArray[np.int32],
+    lowest_saddles: NDArray[np.int32],
 ) -> NDArray[np.int64]:
-    _, rows, columns = labels.shape
+    """Meetings in each row (z, y)."""
+    depth, rows, columns = borders.shape
     counts = np.zeros((depth, rows), np.int64)
     for line in prange(depth * rows):
         z, y = line // rows, line % rows
         for x in range(columns):
-            if labels[z, y, x] == 0:
-                continue
-            for neighbor in range(14, 27):
-                if _meeting(labels, heights, z, y, x, neighbor, connectivity, prominence, peaks) > 0:
-                    counts[z, y] += 1
+            if borders[z, y, x]:
+                for neighbor in range(14, 27):
+                    counts[z, y] += _meeting(labels, heights, z, y, x, neighbor, connectivity, lowest_saddles) > 0
     return counts
 
 
@@ -330,26 +402,26 @@ def _count_meetings(
 def _list_meetings(
     labels: NDArray[np.int32],
     heights: NDArray[np.int32],
+    borders: NDArray[np.bool_],
     connectivity: int,
-    prominence: float,
-    peaks: NDArray[np.int32],
+    lowest_saddles: NDArray[np.int32],
     counts: NDArray[np.int64],
     ends: NDArray[np.int64],
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    depth, rows = counts.shape
-    columns = labels.shape[2]
+    """Basins that meet and the heights where: first, second, height; `ends` is where each row's entries end."""
+    depth, rows, columns = borders.shape
     total = ends[depth - 1, rows - 1]
     first, second, height = np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.int32)
     for line in prange(depth * rows):
         z, y = line // rows, line % rows
-        if counts[z, y] == 0:
-            continue
         entry = ends[z, y] - counts[z, y]
         for x in range(columns):
-            if labels[z, y, x] == 0:
+            if entry == ends[z, y]:
+                break
+            if not borders[z, y, x]:
                 continue
             for neighbor in range(14, 27):
-                saddle = _meeting(labels, heights, z, y, x, neighbor, connectivity, prominence, peaks)
+                saddle = _meeting(labels, heights, z, y, x, neighbor, connectivity, lowest_saddles)
                 if saddle > 0:
                     label = labels[z, y, x]
                     other = labels[z + neighbor // 9 - 1, y + neighbor // 3 % 3 - 1, x + neighbor % 3 - 1]
@@ -363,18 +435,17 @@ def _join(
     first: NDArray[np.int32],
     second: NDArray[np.int32],
     height: NDArray[np.int32],
-    peaks: NDArray[np.int32],
-    prominence: float,
+    lowest_saddles: NDArray[np.int32],
 ) -> NDArray[np.int32]:
     """Join basins over saddles in the order given; returns the first basin that each is joined with."""
-    joined = np.arange(peaks.size).astype(np.int32)
-    highest = peaks.copy()
+    joined = np.arange(lowest_saddles.size).astype(np.int32)
+    lowest = lowest_saddles.copy()
     for i in range(first.size):
         one, other = _root(joined, first[i]), _root(joined, second[i])
-        if one != other and _may_join(highest[one], highest[other], height[i], prominence):
+        if one != other and height[i] >= min(lowest[one], lowest[other]):
             one, other = min(one, other), max(one, other)
             joined[other] = one
-            highest[one] = max(highest[one], highest[other])
+            lowest[one] = max(lowest[one], lowest[other])
     for basin in range(joined.size):
         joined[basin] = _root(joined, basin)
     return joined

@@ -148,3 +148,19 @@ class ActionProvider(Protocol):
 def utc_now() -> str:
     """The time as the services write it: UTC, ISO 8601, microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def explain(error: str, cause: Any) -> str:
+    """One message for a person from the error and the cause of a failed state.
+
+    Of a failed action's status document it takes what the action says went wrong: the transfer's fatal error, the
+    tasks' exceptions, the ingest's message.
+    """
+    details = cause.get("details") if isinstance(cause, dict) else None
+    if not isinstance(cause, dict) or not isinstance(details, dict):
+        return error if cause is None else f"{error}: {cause}"
+    fatal = (details.get("fatal_error") or {}).get("description")
+    traces = [task["exception"] for task in details.get("results", []) if "exception" in task]
+    exceptions = [trace.strip().splitlines()[-1] for trace in traces]
+    found = "; ".join(text for text in [fatal, details.get("message"), *dict.fromkeys(exceptions)] if text)
+    return f"{cause.get('state_name', error)} failed: {found or details}"

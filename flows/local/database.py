@@ -13,7 +13,7 @@ _LOCK_TIMEOUT_S = 30.0
 
 
 @contextmanager
-def transaction(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
+def transaction(path: Path, schema: str, *, write: bool) -> Iterator[sqlite3.Connection]:
     """A connection inside one transaction: committed at the end, rolled back after an error, closed always.
 
     Parameters
@@ -22,6 +22,8 @@ def transaction(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
         The file; it and its folder are made where missing.
     schema : str
         ``CREATE ... IF NOT EXISTS`` statements, applied to a new file.
+    write : bool
+        Whether the transaction shall keep other writers out from its begin; a reader waits for nobody.
 
     Raises
     ------
@@ -40,7 +42,7 @@ def transaction(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
         except sqlite3.DatabaseError as error:
             raise InputError(f"{path}: is not a usable database ({error}); move it away to start anew") from error
         connection.row_factory = sqlite3.Row
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
             yield connection
         except BaseException:

@@ -221,8 +221,8 @@ class _Run:
             self.observer.state_finished(name, "FAILED", {"exception": type(error).__name__, "cause": str(error)})
             raise
         self.name = following
-        output = {} if result is _NOTHING else {"output": visible_state(result)}
-        self._event(f"{kind}Completed", f"State {name} of type {kind} completed", name, kind, output)
+        output = visible_state(result) if isinstance(result, dict) else {}
+        self._event(f"{kind}Completed", f"State {name} of type {kind} completed", name, kind, {"output": output})
         self.observer.state_finished(name, "SUCCEEDED", output)
         return None
 

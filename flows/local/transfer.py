@@ -22,8 +22,6 @@ import psutil
 
 from .actions import ActionContext, ActionResult, ActionUnableToRun, JsonObject, Progress, utc_now
 
-TRANSFER_URL = "https://transfer.actions.globus.org/transfer"
-
 _BLOCK_BYTES = 8 * 1024 * 1024
 _FICLONE = 0x40049409
 """Linux ioctl: make a file share the blocks of another one until either is written (Btrfs, XFS, bcachefs)."""

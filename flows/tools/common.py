@@ -33,16 +33,18 @@ RUN_FOLDER = f"input.processing.path + '/' + {PLAN_NAME}.relative"
 _COLLECTION = "'globus://' + input.processing.id"
 SCAN_SUBJECT = f"{_COLLECTION} + {SCAN_FOLDER}"
 RUN_SUBJECT = f"{_COLLECTION} + {RUN_FOLDER}"
-# One entry a subject: the record of a run directory says how its latest run ended, so that a retry that succeeds replaces
-# the record of the failure.
+# One entry a subject: the record of a run directory says how its latest run ended, so that a retry that succeeds
+# replaces the record of the failure.
 SEARCH_ENTRY_ID = "run"
+# Of the records of good and failed runs alike; those of good runs are made by `functions.quantification.document`.
+DOCUMENT_FORMAT = "tomopipe-document/1"
 
 COMPUTE_INPUT = ("compute_endpoint", "user_endpoint_config")
 SEARCH_INPUT = ("search_index", "visible_to", "processing", "scan_id")
 
 _DESCRIBE_SCAN_FAILURE = "DescribeScanFailure"
 _DESCRIBE_RUN_FAILURE = "DescribeRunFailure"
-_ACTION_ERRORS = ["ActionUnableToRun", "ActionFailedException", "ActionTimeout"]
+_ACTION_ERRORS = ("ActionUnableToRun", "ActionFailedException", "ActionTimeout")
 
 
 class StageTool(GladierBaseTool):  # type: ignore[misc]  # Gladier carries no types
@@ -78,9 +80,8 @@ def action_state(
 
 def catch(target: str, result_path: str) -> list[State]:
     """Catchers of every error: the documented ones by name, then whatever else there may be."""
-    return [
-        {"ErrorEquals": errors, "ResultPath": result_path, "Next": target} for errors in (_ACTION_ERRORS, ["States.All"])
-    ]
+    groups = (list(_ACTION_ERRORS), ["States.All"])
+    return [{"ErrorEquals": errors, "ResultPath": result_path, "Next": target} for errors in groups]
 
 
 def failed_state(name: str, *, planned: bool) -> States:
@@ -187,8 +188,8 @@ def failure_states() -> States:
         "RunFailed": {
             "Comment": "A run of which a stage failed is shown as failed.",
             "Type": "Fail",
-            "ErrorPath": "$.Failure.content.error",
-            "CausePath": "$.Failure.content.cause",
+            "ErrorPath": "$.Failure.content.failure.error",
+            "CausePath": "$.Failure.content.failure.cause",
         },
     }
 
@@ -204,13 +205,16 @@ def _describe_failure(comment: str, subject: str) -> State:
             "visible_to.$": "$.input.visible_to",
             "id": SEARCH_ENTRY_ID,
             "content": {
+                "format": DOCUMENT_FORMAT,
                 "status": "failed",
                 "scan_id.$": "$.input.scan_id",
-                "scan_path.$": "$.input.scan.path",
-                "run_id.$": "$._context.run_id",
-                "stage.$": "$.FailedStage.name",
-                "error.$": "$.Failure.Error",
-                "cause.$": "$.Failure.Cause",
+                "failure": {
+                    "stage.$": "$.FailedStage.name",
+                    "error.$": "$.Failure.Error",
+                    "cause.$": "$.Failure.Cause",
+                    "run_id.$": "$._context.run_id",
+                    "scan_path.$": "$.input.scan.path",
+                },
             },
         },
         "ResultPath": "$.Failure",

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .common import RAW_NAME, SCAN_FOLDER, TRANSFER_URL, TRANSFER_WAIT_S, Definition, StageTool, action_state, failed_state
+from .common import (
+    RAW_NAME,
+    SCAN_FOLDER,
+    TRANSFER_URL,
+    TRANSFER_WAIT_S,
+    Definition,
+    StageTool,
+    action_state,
+    failed_state,
+)
 
 _COMMENT = "Copies the raw file to the processing collection, checksums verified."
 

@@ -6,8 +6,12 @@ The number of its objects is left to `objects`; the counting to `configurations`
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from .configurations import Connectivity, Progress, VolumeLike, count_configurations, euler_number
+from .configurations import Connectivity, Progress, count_configurations, euler_number
+
+if TYPE_CHECKING:
+    from ..volume import VolumeLike
 
 
 def phase_euler_number(
@@ -39,6 +43,8 @@ def phase_euler_number(
     ------
     InputError
         `phases` is not a 3-D uint8 volume.
+    ParameterError
+        The memory does not hold one layer of cells.
     """
     counts = count_configurations(phases, [members], memory_bytes, progress)
     return euler_number(counts[0], connectivity)

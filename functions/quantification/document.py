@@ -48,9 +48,7 @@ def search_document(sources: Sources, sidecar: dict[str, Any]) -> dict[str, Any]
             "skipped": " ".join(document["request"]["skip"]),
         },
         "metrics": {name: float(value) for name, value in sidecar["metrics"].items()},
-        "quality": {
-            name: float(value) for name, value in sidecar["quality"].items() if isinstance(value, int | float)
-        },
+        "quality": {name: float(value) for name, value in sidecar["quality"].items() if isinstance(value, int | float)},
         "warnings": " ".join(sidecar["quality"]["warnings"]),
         "software": f"tomopipe {document['software']['tomopipe']}",
     }

@@ -8,12 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .configurations import VolumeLike, require_phases
+from .configurations import require_phases
+
+if TYPE_CHECKING:
+    from ..volume import VolumeLike
 
 DEFAULT_SAMPLED_SLICES = 32
 DEFAULT_BINS = 256
@@ -81,8 +85,8 @@ def measure_image_quality(
 ) -> ImageQuality:
     """Noise, contrast and grey values in evenly spaced slices.
 
-    A voxel is interior where its four neighbours in the slice and, for the noise, the voxels of the next slice belong to
-    its phase. Two slices are held at a time.
+    A voxel is interior where its four neighbours in the slice and, for the noise, those in the next slice belong to its
+    phase. Two slices are held at a time.
 
     Parameters
     ----------

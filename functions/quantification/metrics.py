@@ -1,4 +1,4 @@
-"""All metrics of a run as flat numbers, each with its unit in its name: what goes into `labels.json` and the search index.
+"""All metrics of a run as flat numbers, each with its unit in its name: for `labels.json` and the search index.
 
 The single metrics are left to the modules beside this one; `docs/reference/metrics.md` defines each name.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, ParameterError
 from .configurations import (
+    PHASE_VALUES,
     Connectivity,
     Progress,
-    VolumeLike,
     count_configurations,
     crofton_interface_area,
     euler_number,
@@ -24,6 +24,9 @@ from .pore_sizes import ObjectTable, equivalent_diameters, size_histogram, size_
 from .porosity import PhaseCounts, count_phases
 from .surface import DEFAULT_SIGMA_VOXELS, interface_area
 from .tortuosity import DEFAULT_MAXIMUM_VOXELS, Tortuosity, geodesic_tortuosity
+
+if TYPE_CHECKING:
+    from ..volume import VolumeLike
 
 LengthUnit = Literal["um", "pixel"]
 
@@ -48,6 +51,11 @@ class QuantificationSettings:
         Whether tortuosity is measured.
     tortuosity_maximum_voxels : int
         Larger volumes are binned to this size for it.
+
+    Raises
+    ------
+    ParameterError
+        The phase is not among 1 to 255.
     """
 
     phase: int = PORE_PHASE
@@ -57,6 +65,10 @@ class QuantificationSettings:
     tortuosity: bool = True
     tortuosity_maximum_voxels: int = DEFAULT_MAXIMUM_VOXELS
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.phase < PHASE_VALUES:
+            raise ParameterError(f"phase is {self.phase}; phases count from 1 (0 is what is outside the region)")
+
 
 @dataclass(frozen=True)
 class MetricsResult:
@@ -65,7 +77,7 @@ class MetricsResult:
     Attributes
     ----------
     metrics : dict of str to float
-        Finite numbers; a metric that cannot be computed is absent.
+        Finite numbers, the ones that are asked for most first; a metric that cannot be computed is absent.
     histograms : dict of str to dict
         By what is counted: lists `edges`, `counts` and `volume_percent`, ready for JSON.
     """
@@ -98,7 +110,7 @@ def measure(
     settings : QuantificationSettings
         What is measured.
     memory_bytes : int
-        Memory that the passes over the volume may take; they hold at least a few slices.
+        Memory that the passes over the volume may take.
     progress : callable, optional
         Called with the part done.
 
@@ -106,6 +118,8 @@ def measure(
     ------
     InputError
         `phases` is not a 3-D uint8 volume, or no voxel of it lies in the sample region.
+    ParameterError
+        The memory does not hold the few slices that a pass needs.
     """
     counts = count_phases(phases, memory_bytes, _part(progress, 0.0, 0.05))
     if counts.bounds is None:
@@ -124,7 +138,7 @@ def measure(
             _part(progress, 0.7, 1.0),
         )
         metrics |= _tortuosity(tortuosity)
-    histograms = {}
+    histograms: dict[str, dict[str, list[float]]] = {}
     if objects is not None:
         size_metrics, histogram = _sizes(objects, voxel_size, unit, settings)
         metrics |= size_metrics
@@ -132,7 +146,20 @@ def measure(
             histograms[f"equivalent_diameter_{unit}"] = histogram
     if progress is not None:
         progress(1.0)
-    return MetricsResult({name: float(value) for name, value in metrics.items()}, histograms)
+    headlines = [name for name in _headlines(unit) if name in metrics]
+    ordered = dict.fromkeys([*headlines, *metrics])
+    return MetricsResult({name: float(metrics[name]) for name in ordered}, histograms)
+
+
+def _headlines(unit: LengthUnit) -> tuple[str, ...]:
+    return (
+        "porosity_percent",
+        f"equivalent_diameter_mean_{unit}",
+        "object_count",
+        f"specific_surface_per_{unit}",
+        "tortuosity_geodesic_mean_z",
+        "euler_number",
+    )
 
 
 def _fractions(counts: PhaseCounts, voxel_size: float, unit: LengthUnit) -> dict[str, float]:
@@ -160,7 +187,7 @@ def _connectivity_and_surface(
     area = interface_area(
         phases, settings.phase, memory_bytes, settings.surface_sigma_voxels, _part(progress, 0.2, 0.7)
     )
-    crofton = crofton_interface_area(phase, rest, whole, counts.region_voxels)
+    crofton = crofton_interface_area(phase, rest, whole)
     return {
         "euler_number": euler_number(phase, settings.connectivity),
         f"surface_area_{unit}2": area * voxel_size**2,
@@ -185,7 +212,7 @@ def _sizes(
     voxels, at_border = np.asarray(objects.voxels), np.asarray(objects.touches_border, bool)
     metrics: dict[str, float] = {
         "object_count": voxels.size,
-        "border_object_count": np.count_nonzero(at_border),
+        "border_object_count": int(np.count_nonzero(at_border)),
     }
     counted = voxels if settings.count_border_objects else voxels[~at_border]
     if counted.size == 0:

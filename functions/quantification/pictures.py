@@ -56,8 +56,8 @@ def stage_planes(sources: Sources) -> Iterator[tuple[str, Planes]]:
         if output is not None:
             volume = _screen_level(root / output)
             yield title, {plane: grey(values, low, high) for plane, values in _central_planes(volume)}
-    if sources.run.labels.is_file():
-        with h5py.File(sources.run.labels, "r") as file:
+    if sources.labels.is_file():
+        with h5py.File(sources.labels, "r") as file:
             yield "Phases", {plane: phase_colors(_thin(values)) for plane, values in _central_planes(file["phases"])}
             if "objects" in file:
                 pictures = {plane: object_colors(_thin(values)) for plane, values in _central_planes(file["objects"])}

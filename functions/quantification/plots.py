@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 _INK, _ACCENT, _FILL = "#39414d", "#c2410c", "#7da2cf"
+_PHASES = ("#4c84c4", "#b9a98a", "#d6823c", "#96508f", "#5aa05a")
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tomopipe",
@@ -28,7 +27,9 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def center_curve(centers_px: Sequence[float], metric: Sequence[float], chosen_px: float, estimates: dict[str, float]) -> str:
+def center_curve(
+    centers_px: Sequence[float], metric: Sequence[float], chosen_px: float, estimates: dict[str, float]
+) -> str:
     """Metric against candidate centre, with the centre taken and what each method answered."""
     with _figure() as (axes, svg):
         axes.plot(centers_px, metric, color=_INK, linewidth=1.2, marker="." if len(centers_px) < 60 else None)
@@ -42,18 +43,18 @@ def center_curve(centers_px: Sequence[float], metric: Sequence[float], chosen_px
     return svg.getvalue()
 
 
-def grey_histogram(values: NDArray[np.float32], limits: tuple[float, float], thresholds: Sequence[float], unit: str) -> str:
-    """Grey values of the sample slices, with the thresholds between phases."""
+def grey_histogram(
+    edges: Sequence[float], counts: dict[str, Sequence[float]], thresholds: Sequence[float], unit: str
+) -> str:
+    """Grey values, a curve a phase, with the thresholds between phases."""
     with _figure() as (axes, svg):
-        low, high = limits
-        margin = 0.15 * (high - low)
-        counts, edges = np.histogram(values, bins=160, range=(low - margin, high + margin))
-        axes.stairs(counts, edges, fill=True, color=_FILL)
+        for (name, values), color in zip(counts.items(), _PHASES, strict=False):
+            axes.stairs(values, edges, fill=True, color=color, alpha=0.75, label=name)
         for threshold in thresholds:
-            axes.axvline(threshold, color=_ACCENT, linewidth=1.4, label=f"threshold {threshold:g}")
-        axes.set(xlabel=f"attenuation / {unit}", ylabel="voxels of the sample", yscale="log")
-        if thresholds:
-            axes.legend(frameon=False, fontsize=8)
+            axes.axvline(threshold, color=_ACCENT, linewidth=1.2, label=f"threshold {threshold:g}")
+        axes.set(xlabel=f"attenuation / {unit}", ylabel="voxels")
+        axes.ticklabel_format(axis="y", scilimits=(0, 4))
+        axes.legend(frameon=False, fontsize=8)
     return svg.getvalue()
 
 

@@ -103,9 +103,10 @@ def size_histogram(diameters: NDArray[np.float64]) -> SizeHistogram:
     lowest = math.floor(BINS_A_DECADE * math.log10(diameters.min()))
     highest = math.floor(BINS_A_DECADE * math.log10(diameters.max())) + 1
     # One bin more at each end, then cut: a logarithm may round a diameter that lies on an edge to either side.
-    edges = 10.0 ** (np.arange(lowest - 1, highest + 2) / BINS_A_DECADE)
-    bins = np.searchsorted(edges, np.sort(diameters), side="right") - 1
+    edges: NDArray[np.float64] = 10.0 ** (np.arange(lowest - 1, highest + 2) / BINS_A_DECADE)
+    ordered = np.sort(diameters)
+    bins = np.searchsorted(edges, ordered, side="right") - 1
     edges = edges[bins[0] : bins[-1] + 2]
     bins -= bins[0]
-    volumes = np.bincount(bins, weights=np.sort(diameters) ** 3)
+    volumes = np.bincount(bins, weights=ordered**3).astype(np.float64)
     return SizeHistogram(edges, np.bincount(bins), 100.0 * volumes / math.fsum(volumes))

@@ -6,12 +6,17 @@ Sizes of single pores are left to `pore_sizes`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from .configurations import PHASE_VALUES, Progress, VolumeLike, report, require_phases, slab_thickness
+from ..outofcore import blocks_within
+from .configurations import PHASE_VALUES, Progress, report, require_phases
+
+if TYPE_CHECKING:
+    from ..volume import VolumeLike
 
 Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First voxel and the one after the last along z, y and x."""
@@ -62,7 +67,7 @@ def count_phases(phases: VolumeLike, memory_bytes: int, progress: Progress | Non
     phases : volume-like (z, y, x) uint8
         0 outside the sample region, 1 pores, 2 and up ascending in attenuation.
     memory_bytes : int
-        Memory that the pass may take; at least one slice is held. The result does not depend on it.
+        Memory that the pass may take; the result does not depend on it.
     progress : callable, optional
         Called with the part done.
 
@@ -70,18 +75,17 @@ def count_phases(phases: VolumeLike, memory_bytes: int, progress: Progress | Non
     ------
     InputError
         `phases` is not a 3-D uint8 volume.
+    ParameterError
+        The memory does not hold one slice.
     """
     require_phases(phases)
-    slices, rows, columns = phases.shape
-    thickness = slab_thickness(rows * columns, memory_bytes)
     total = np.zeros(PHASE_VALUES, np.int64)
     extents = []
-    for start in range(0, slices, thickness):
-        stop = min(start + thickness, slices)
+    for start, stop in blocks_within(phases.shape, 1, 0, memory_bytes):
         counts, extent = _count_slices(np.ascontiguousarray(phases[start:stop]))
         total += counts.sum(axis=0)
         extents.append(extent)
-        report(progress, stop / slices)
+        report(progress, stop / phases.shape[0])
     highest = int(np.flatnonzero(total)[-1])
     return PhaseCounts(tuple(int(n) for n in total[: highest + 1]), _bounds(np.concatenate(extents)))
 

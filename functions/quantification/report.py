@@ -7,7 +7,6 @@ import html
 from collections.abc import Iterable
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -145,12 +144,11 @@ def _plots(sources: Sources, sidecar: dict[str, Any]) -> str:
                 f"Rotation centre ({center['method']}), confidence {center['confidence']:.2f}",
             )
         )
-    with h5py.File(sources.run.sample, "r") as file:
-        values = file["denoised" if "denoised" in file else "slices"][:]
-    histogram = plots.grey_histogram(
-        values[values != 0], resolved["grey_range"], resolved.get("thresholds", []), sidecar["attenuation_unit"]
-    )
-    made.append((histogram, "Grey values of the sample slices and the thresholds between phases"))
+    grey = next((table for name, table in sidecar["histograms"].items() if name.startswith("grey_value_")), None)
+    if grey:
+        counts = {name.removeprefix("counts_").replace("_", " "): grey[name] for name in grey if name != "edges"}
+        svg = plots.grey_histogram(grey["edges"], counts, resolved["thresholds"], sidecar["attenuation_unit"])
+        made.append((svg, "Grey values in the phases, and the thresholds between them"))
     sizes = sidecar["histograms"].get(f"equivalent_diameter_{sidecar['voxel_unit']}")
     if sizes:
         made.append(

@@ -5,22 +5,24 @@ The same volumes give the same bytes: times and hosts stand in the receipts.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from ..rundir import write_json
 from ..slabs import Sources
-from .image_quality import contrast_to_noise
-from .metrics import QuantificationSettings, measure
-from .object_columns import read_object_columns
+from .image_quality import measure_image_quality
+from .metrics import LengthUnit, QuantificationSettings, measure
 
 METRICS_FORMAT = "tomopipe-metrics/1"
 
 
-def write_sidecar(sources: Sources, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def write_sidecar(sources: Sources, progress: Callable[[float], None] | None = None) -> dict[str, Any]:
     """Measure a run's volumes and write `labels.json`.
 
     Parameters
@@ -28,7 +30,7 @@ def write_sidecar(sources: Sources, progress: Callable[[int, int], None] | None 
     sources : Sources
         Of a run whose stages before Quantify are done.
     progress : callable, optional
-        Called with parts done and parts in all.
+        Called with the fraction that is done.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def write_sidecar(sources: Sources, progress: Callable[[int, int], None] | None 
     """
     document = sources.document
     pixel_size = document["resolved"]["pixel_size_um"]
-    unit = "pixel" if pixel_size is None else "um"
+    unit: LengthUnit = "pixel" if pixel_size is None else "um"
     content: dict[str, Any] = {
         "format": METRICS_FORMAT,
         "scan_id": document["scan_id"],
@@ -50,25 +52,50 @@ def write_sidecar(sources: Sources, progress: Callable[[int, int], None] | None 
         "quality": _quality(sources),
     }
     if "segment" not in sources.skipped:
-        with_objects = "separate_objects" not in sources.skipped
-        settings = QuantificationSettings(
-            phase=sources.parameters.objects.phase,
-            tortuosity=sources.parameters.quantification.tortuosity,
-            tortuosity_max_voxels=sources.parameters.quantification.tortuosity_maximum_voxels,
-        )
-        result = measure(
-            sources.phases(),
-            read_object_columns(sources.run) if with_objects else None,
-            content["voxel_size"],
-            unit,
-            settings,
-            memory_bytes=document["plan"]["worker_memory_bytes"],
-            progress=progress,
-        )
-        content.update(metrics=result.metrics, histograms=result.histograms)
-        content["quality"].update(contrast_to_noise(sources.denoised(), sources.phases()))
+        content.update(_measured(sources, content["voxel_size"], unit, progress))
+        image = measure_image_quality(sources.denoised(), sources.phases(), tuple(document["resolved"]["grey_range"]))
+        grey_unit = content["attenuation_unit"].replace("1/", "per_")
+        content["quality"].update(image.metrics(grey_unit))
+        content["histograms"][f"grey_value_{grey_unit}"] = {
+            "edges": image.edges.tolist(),
+            **{f"counts_phase_{phase}": counts.tolist() for phase, counts in image.counts.items() if phase},
+        }
     write_json(sources.run.metrics, content)
     return content
+
+
+def _measured(
+    sources: Sources, voxel_size: float, unit: LengthUnit, progress: Callable[[float], None] | None
+) -> dict[str, Any]:
+    settings = QuantificationSettings(
+        phase=sources.parameters.objects.phase,
+        connectivity=6 if sources.parameters.objects.phase == 1 else 26,
+        tortuosity=sources.parameters.quantification.tortuosity,
+        tortuosity_maximum_voxels=sources.parameters.quantification.tortuosity_maximum_voxels,
+    )
+    result = measure(
+        sources.phases(),
+        None if "separate_objects" in sources.skipped else _read_sizes(sources.objects_table),
+        voxel_size,
+        unit,
+        settings,
+        memory_bytes=sources.document["plan"]["worker_memory_bytes"],
+        progress=progress,
+    )
+    return {"metrics": result.metrics, "histograms": result.histograms}
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    voxels: NDArray[np.int64]
+    touches_border: NDArray[np.bool_]
+
+
+def _read_sizes(path: Path) -> _Sizes:
+    """Columns of the table of objects that sizes are made from."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [(int(row["voxels"]), row["touches_border"] == "1") for row in csv.DictReader(file)]
+    return _Sizes(np.array([v for v, _ in rows], np.int64), np.array([b for _, b in rows], np.bool_))
 
 
 def _quality(sources: Sources) -> dict[str, Any]:
@@ -84,5 +111,7 @@ def _quality(sources: Sources) -> dict[str, Any]:
             f"{scan['quality']['nonfinite_count']} raw pixels were NaN or infinite and were mended from their neighbours"
         )
     if scan["quality"].get("saturated_fraction", 0) > 0.001:
-        quality["warnings"].append(f"{100 * scan['quality']['saturated_fraction']:.2f} % of the raw pixels are saturated")
+        quality["warnings"].append(
+            f"{100 * scan['quality']['saturated_fraction']:.2f} % of the raw pixels are saturated"
+        )
     return quality

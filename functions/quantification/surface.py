@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
@@ -14,10 +15,14 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from ..errors import ParameterError
-from .configurations import PHASE_VALUES, Progress, VolumeLike, read_padded, report, require_phases, slab_thickness
+from ..outofcore import blocks_within
+from .configurations import PHASE_VALUES, Progress, read_padded, report, require_phases
+
+if TYPE_CHECKING:
+    from ..volume import VolumeLike
 
 DEFAULT_SIGMA_VOXELS = 0.7
-"""Marching cubes on the raw voxels overestimates a sphere by 8.8 % at any resolution; with this it is within 1.5 %."""
+"""Marching cubes on raw voxels overestimates a sphere by 8.8 % at any resolution; so smoothed, it stays within 1.5 %."""
 
 _MINIMUM_SIGMA_VOXELS = 0.25
 _TILE_ROWS = 32
@@ -49,8 +54,7 @@ def interface_area(
     phase : int
         The phase; all other phases but 0 are the rest.
     memory_bytes : int
-        Memory that the pass may take; at least one cell layer and the gaussian's reach are held. The result does not
-        depend on it.
+        Memory that the pass may take; the result does not depend on it.
     sigma_voxels : float
         Standard deviation of the gaussian, which is cut off at four of them; at least 0.25.
     progress : callable, optional
@@ -66,20 +70,21 @@ def interface_area(
     InputError
         `phases` is not a 3-D uint8 volume.
     ParameterError
-        `sigma_voxels` is below 0.25: the field would not reach from the region to the corners beside it.
+        `sigma_voxels` is below 0.25 (the field would not reach from the region to the corners beside it), or the
+        memory does not hold one layer of cells and the gaussian's reach.
 
-    Source: Lorensen and Cline (1987), DOI 10.1145/37402.37422. Where a cell's face is ambiguous, corners of the phase are
-    kept apart, as 6-connectivity does.
+    Source: Lorensen and Cline (1987), DOI 10.1145/37402.37422. Where a cell's face is ambiguous, corners of the phase
+    are kept apart, as 6-connectivity does.
     """
     require_phases(phases)
     if sigma_voxels < _MINIMUM_SIGMA_VOXELS:
         raise ParameterError(f"surface: sigma is {sigma_voxels} voxels; take at least {_MINIMUM_SIGMA_VOXELS}")
     weights = _gaussian(sigma_voxels)
     slices, rows, columns = phases.shape
-    halo = 2 * (weights.size - 1) + 1
+    reach = weights.size - 1
     # A padded block exists twice while it is filled; every thread smooths one tile of rows.
-    tile_bytes = numba.get_num_threads() * (_TILE_ROWS + 1) * (columns + 2) * 4
-    layers = slab_thickness(2 * rows * columns + tile_bytes, memory_bytes, extra_slices=halo)
+    tiles = min(numba.get_num_threads(), math.ceil((rows + 1) / _TILE_ROWS))
+    bytes_per_voxel = 2 + math.ceil(4 * tiles * (_TILE_ROWS + 1) * (columns + 2) / (rows * columns))
     # Outside counts as neither: with the phase at 1 and the rest at -1, the level 0 of the smoothed field is the level
     # 0.5 of a gaussian that is normalised over the region alone.
     signs = np.full(PHASE_VALUES, -1, np.float32)
@@ -87,13 +92,14 @@ def interface_area(
     signs[0] = 0
     edges = np.array(_EDGES, np.int64)
     polygons = _polygons()
-    areas = []
-    for first in range(-1, slices, layers):
-        last = min(first + layers, slices)
-        block = read_padded(phases, first - weights.size + 1, last + weights.size)
+    areas: list[float] = []
+    # Cell layer i lies between slices i - 1 and i.
+    for start, stop in blocks_within((slices + 1, rows, columns), bytes_per_voxel, 2 * reach + 1, memory_bytes):
+        block = read_padded(phases, start - 1 - reach, stop + reach)
         row_areas = _row_areas(block, signs, weights, edges, polygons)
+        del block  # not held while the next is read
         areas.extend(math.fsum(layer) for layer in row_areas)
-        report(progress, (last + 1) / (slices + 1))
+        report(progress, stop / (slices + 1))
     return math.fsum(areas)
 
 
@@ -211,10 +217,10 @@ def _smooth_in_plane(
 ) -> NDArray[np.float32]:  # pragma: no cover - compiled
     """Signs smoothed along x and y: rows `first` to `first + count` and columns -1 to `columns` of every slice."""
     slices, rows, columns = block.shape
-    reach = weights.size - 1
-    smoothed = np.empty((slices, count, columns + 2), np.float32)
-    padded = np.zeros(columns + 2 + 2 * reach, np.float32)
-    along_x = np.empty((count + 2 * reach, columns + 2), np.float32)
+    reach, width = weights.size - 1, columns + 2
+    smoothed = np.empty((slices, count, width), np.float32)
+    padded = np.zeros(width + 2 * reach, np.float32)
+    along_x = np.empty((count + 2 * reach, width), np.float32)
     for z in range(slices):
         for row in range(count + 2 * reach):
             y = first - reach + row
@@ -223,17 +229,18 @@ def _smooth_in_plane(
                 continue
             for x in range(columns):
                 padded[reach + 1 + x] = signs[block[z, y, x]]
-            for x in range(columns + 2):
-                along_x[row, x] = weights[0] * padded[x + reach]
+            _weigh(along_x[row], weights[0], padded[reach : reach + width])
             for k in range(1, reach + 1):
-                for x in range(columns + 2):
-                    along_x[row, x] += weights[k] * (padded[x + reach - k] + padded[x + reach + k])
+                _add_weighed(
+                    along_x[row],
+                    weights[k],
+                    padded[reach - k : reach - k + width],
+                    padded[reach + k : reach + k + width],
+                )
         for row in range(count):
-            for x in range(columns + 2):
-                smoothed[z, row, x] = weights[0] * along_x[row + reach, x]
+            _weigh(smoothed[z, row], weights[0], along_x[row + reach])
             for k in range(1, reach + 1):
-                for x in range(columns + 2):
-                    smoothed[z, row, x] += weights[k] * (along_x[row + reach - k, x] + along_x[row + reach + k, x])
+                _add_weighed(smoothed[z, row], weights[k], along_x[row + reach - k], along_x[row + reach + k])
     return smoothed
 
 
@@ -243,14 +250,25 @@ def _smooth_across(
 ) -> None:  # pragma: no cover - compiled
     """Smooth along z: slice `index` of those whose whole neighbourhood is in `smoothed`."""
     reach = weights.size - 1
-    rows, columns = out.shape
     z = index + reach
-    for row in range(rows):
-        for x in range(columns):
-            out[row, x] = weights[0] * smoothed[z, row, x]
+    for row in range(out.shape[0]):
+        _weigh(out[row], weights[0], smoothed[z, row])
         for k in range(1, reach + 1):
-            for x in range(columns):
-                out[row, x] += weights[k] * (smoothed[z - k, row, x] + smoothed[z + k, row, x])
+            _add_weighed(out[row], weights[k], smoothed[z - k, row], smoothed[z + k, row])
+
+
+@njit(cache=True)
+def _weigh(out: NDArray[np.float32], weight: float, values: NDArray[np.float32]) -> None:  # pragma: no cover - compiled
+    for x in range(out.size):
+        out[x] = weight * values[x]
+
+
+@njit(cache=True)
+def _add_weighed(
+    out: NDArray[np.float32], weight: float, before: NDArray[np.float32], after: NDArray[np.float32]
+) -> None:  # pragma: no cover - compiled
+    for x in range(out.size):
+        out[x] += weight * (before[x] + after[x])
 
 
 @njit(cache=True)

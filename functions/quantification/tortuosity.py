@@ -6,26 +6,33 @@ The flux-based tortuosity factor is another number (for the same pores it may be
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from .configurations import Progress, VolumeLike, report, require_phases, slab_thickness
+from ..outofcore import blocks_within
+from .configurations import Progress, report, require_phases
 from .porosity import Bounds
+
+if TYPE_CHECKING:
+    from ..volume import VolumeLike
 
 AXES = ("z", "y", "x")
 DEFAULT_MAXIMUM_VOXELS = 4_000_000
 
 # Share of each side face of the measured box that lies in the region.
 _FACE_SHARE = 0.99
-_UNREACHED = np.float32(1e30)
-# A shorter way counts where it is shorter by more than this, in voxels; float32 resolves it up to 1000 voxels.
-_TOLERANCE_VOXELS = 1e-4
+_NEVER = 2**62
+_TOLERANCE_VOXELS = 1e-3
+# State of a voxel in the search.
+_CLOSED, _OPEN, _TO_VISIT, _SOURCE = 0, 1, 2, 3
+# The search along an axis holds distance, corner and state of each voxel and a copy of the box.
+_SEARCH_BYTES_PER_VOXEL = 11
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,10 @@ def geodesic_tortuosity(
 ) -> Tortuosity:
     """Geodesic tortuosity of a phase along z, y and x.
 
-    The bounding box is binned by the smallest whole factor that brings it to `maximum_voxels` or fewer: a cube belongs to
-    the phase (and to the region) where more than half of its voxels do. Throats thinner than a cube may close. From all
-    four sides the box is then narrowed, at most to half its width, until its side faces lie in the sample region: of a
-    cylinder remains the square prism inside. Ways are measured between opposite faces of that box.
+    The bounding box is binned by the smallest whole factor that brings it to `maximum_voxels` or fewer: a cube belongs
+    to the phase (and to the region) where more than half of its voxels do. Throats thinner than a cube may close. From
+    all four sides the box is then narrowed, at most to half its width, until its side faces lie in the sample region:
+    of a cylinder remains the square prism inside. Ways are measured between opposite faces of that box.
 
     Parameters
     ----------
@@ -91,7 +98,8 @@ def geodesic_tortuosity(
     bounds : Bounds
         Bounding box of the region, from `count_phases`.
     memory_bytes : int
-        Memory that reading may take; the result does not depend on it. The search itself takes 42 bytes a binned voxel.
+        Memory that the pass over the volume may take, and by which the axes are searched at once or one by one; the
+        result does not depend on it. The binned volume and one search on it (13 bytes a voxel) are always held.
     maximum_voxels : int
         Voxels after binning.
     progress : callable, optional
@@ -101,6 +109,8 @@ def geodesic_tortuosity(
     ------
     InputError
         `phases` is not a 3-D uint8 volume.
+    ParameterError
+        The memory does not hold as many slices as are binned to one.
     """
     require_phases(phases)
     factor = _binning_factor(bounds, maximum_voxels)
@@ -110,7 +120,9 @@ def geodesic_tortuosity(
     rows, columns = inside.shape[1:]
     box = open_voxels[:, margin[0] : rows - margin[0], margin[1] : columns - margin[1]]
     usable = [axis for axis in range(3) if box.shape[axis] > 1]
-    with ThreadPoolExecutor(max(1, len(usable))) as pool:
+    # Half of the budget, for the allocator may still hold what the passes before have freed.
+    at_once = min(len(usable), memory_bytes // (2 * _SEARCH_BYTES_PER_VOXEL * box.size))
+    with ThreadPoolExecutor(max(1, at_once)) as pool:
         found = dict(zip(usable, pool.map(lambda axis: _axis_tortuosity(box, axis), usable), strict=True))
     report(progress, 1.0)
     offsets = (0, *margin)
@@ -124,8 +136,13 @@ def geodesic_tortuosity(
 def geodesic_distance(open_voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Length of the shortest way through open voxels from the first slice, in voxels; inf where there is none.
 
-    Solves |grad d| = 1 with d = 0 on the open voxels of slice 0 by fast sweeping with first-order upwind differences
-    (H. Zhao, DOI 10.1090/S0025-5718-04-01678-3); a sweep passes over voxels none of whose neighbours have changed.
+    A way consists of straight lines at any angle from one voxel's centre to another's that the former can see. It never
+    passes between two closed voxels that share but an edge or corner, so what it connects is what is 6-connected. Every
+    voxel remembers the last corner of its way, and offers it and itself to its neighbours as theirs; that is swept
+    through the volume in eight directions until nothing changes.
+
+    First-order solutions of the eikonal equation, which are common for this, overestimate detours several times more:
+    each corner that a way bends around adds to their error.
 
     Parameters
     ----------
@@ -135,25 +152,22 @@ def geodesic_distance(open_voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
     Returns
     -------
     (z, y, x) float32
+
+    Source: any-angle search, Daniel, Nash, Koenig and Felner (2010), DOI 10.1613/jair.2994; order of the sweeps, Zhao
+    (2005), DOI 10.1090/S0025-5718-04-01678-3.
     """
     padded = tuple(n + 2 for n in open_voxels.shape)
-    distance = np.full(padded, _UNREACHED, np.float32)
-    # 0 closed, 1 open, 2 open and to be looked at. The border is closed.
-    state = np.zeros(padded, np.uint8)
-    state[1:-1, 1:-1, 1:-1] = open_voxels
-    source = open_voxels[0]
-    distance[1, 1:-1, 1:-1][source] = 0
-    state[1, 1:-1, 1:-1][source] = 0
-    if open_voxels.shape[0] > 1:
-        state[2, 1:-1, 1:-1][source & open_voxels[1]] = 2
-    # Closed voxels of slice 0 are walls, and the open ones have their value: neither is looked at again.
+    inner = (slice(1, -1), slice(1, -1), slice(1, -1))
+    distance = np.full(padded, np.inf, np.float32)
+    state = np.full(padded, _CLOSED, np.uint8)
+    state[inner] = open_voxels
+    corner = np.zeros(padded, np.int32)
+    _start(distance, corner, state)
     for sweep in count():
-        directions = [1 if sweep >> bit & 1 == 0 else -1 for bit in range(3)]
-        if not _sweep(distance, state, directions[0], directions[1], directions[2]):
+        backwards = [bool(sweep >> bit & 1) for bit in range(3)]
+        if not _sweep(distance, corner, state, backwards[0], backwards[1], backwards[2]):
             break
-    result = distance[1:-1, 1:-1, 1:-1].copy()
-    result[result >= _UNREACHED] = np.inf
-    return result
+    return distance[inner]
 
 
 def _axis_tortuosity(box: NDArray[np.bool_], axis: int) -> AxisTortuosity:
@@ -179,19 +193,14 @@ def _bin_by_majority(
     cube = (min(factor, z1 - z0), min(factor, y1 - y0), min(factor, x1 - x0))
     shape = ((z1 - z0) // cube[0], (y1 - y0) // cube[1], (x1 - x0) // cube[2])
     inside, members = np.zeros(shape, bool), np.zeros(shape, bool)
-    slice_bytes = phases.shape[1] * phases.shape[2]
-    fixed_bytes = inside.nbytes + members.nbytes
-    thickness = slab_thickness(cube[0] * 2 * slice_bytes, memory_bytes, fixed_bytes=fixed_bytes)
-    for first, last in _ranges(shape[0], thickness):
+    # A block and its cropped copy, in units of one cube's slices.
+    for first, last in blocks_within((shape[0], *phases.shape[1:]), 2 * cube[0], 0, memory_bytes):
         block = phases[z0 + first * cube[0] : z0 + last * cube[0]]
-        cropped = np.ascontiguousarray(block[:, y0 : y0 + shape[1] * cube[1], x0 : x0 + shape[2] * cube[2]])
-        inside[first:last], members[first:last] = _majorities(cropped, phase, cube)
+        block = np.ascontiguousarray(block[:, y0 : y0 + shape[1] * cube[1], x0 : x0 + shape[2] * cube[2]])
+        inside[first:last], members[first:last] = _majorities(block, phase, cube)
+        del block  # not held while the next is read
         report(progress, last / shape[0])
     return inside, members
-
-
-def _ranges(stop: int, step: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + step, stop)) for start in range(0, stop, step))
 
 
 def _margin(inside: NDArray[np.bool_]) -> tuple[int, int]:
@@ -232,55 +241,122 @@ def _majorities(
 
 
 @njit(cache=True, nogil=True)
-def _sweep(
-    distance: NDArray[np.float32], state: NDArray[np.uint8], step_z: int, step_y: int, step_x: int
-) -> int:  # pragma: no cover - compiled
-    """One Gauss-Seidel sweep in the given directions; returns how many voxels were looked at."""
-    slices, rows, columns = distance.shape
-    looked_at = 0
-    for i in range(1, slices - 1):
-        z = i if step_z > 0 else slices - 1 - i
-        for j in range(1, rows - 1):
-            y = j if step_y > 0 else rows - 1 - j
-            for k in range(1, columns - 1):
-                x = k if step_x > 0 else columns - 1 - k
-                if state[z, y, x] != 2:
-                    continue
-                state[z, y, x] = 1
-                looked_at += 1
-                a = min(distance[z - 1, y, x], distance[z + 1, y, x])
-                b = min(distance[z, y - 1, x], distance[z, y + 1, x])
-                c = min(distance[z, y, x - 1], distance[z, y, x + 1])
-                way = _upwind(min(a, b, c), max(min(a, b), min(max(a, b), c)), max(a, b, c))
-                if way >= distance[z, y, x] - _TOLERANCE_VOXELS:
-                    continue
-                distance[z, y, x] = way
-                _look_at(distance, state, way, z - 1, y, x)
-                _look_at(distance, state, way, z + 1, y, x)
-                _look_at(distance, state, way, z, y - 1, x)
-                _look_at(distance, state, way, z, y + 1, x)
-                _look_at(distance, state, way, z, y, x - 1)
-                _look_at(distance, state, way, z, y, x + 1)
-    return looked_at
-
-
-@njit(cache=True, nogil=True)
-def _upwind(first: float, second: float, third: float) -> float:  # pragma: no cover - compiled
-    """Arrival from the smallest values of the three axes, in ascending order."""
-    first, second, third = float(first), float(second), float(third)
-    way = first + 1
-    if way > second:
-        way = 0.5 * (first + second + np.sqrt(2 - (first - second) ** 2))
-        if way > third:
-            total = first + second + third
-            squares = first * first + second * second + third * third
-            way = (total + np.sqrt(max(0.0, total * total - 3 * (squares - 1)))) / 3
-    return way
-
-
-@njit(cache=True, nogil=True)
-def _look_at(
-    distance: NDArray[np.float32], state: NDArray[np.uint8], way: float, z: int, y: int, x: int
+def _start(
+    distance: NDArray[np.float32], corner: NDArray[np.int32], state: NDArray[np.uint8]
 ) -> None:  # pragma: no cover - compiled
-    if state[z, y, x] == 1 and distance[z, y, x] > way:
-        state[z, y, x] = 2
+    """Make the open voxels of the first slice sources, and have what is next to them visited."""
+    _, rows, columns = distance.shape
+    for y in range(1, rows - 1):
+        for x in range(1, columns - 1):
+            if state[1, y, x] == _OPEN:
+                state[1, y, x] = _SOURCE
+                distance[1, y, x] = 0
+                corner[1, y, x] = (rows + y) * columns + x
+    for y in range(1, rows - 1):
+        for x in range(1, columns - 1):
+            if state[1, y, x] == _SOURCE:
+                _visit_neighbours(distance, state, 1, y, x)
+
+
+@njit(cache=True, nogil=True)
+def _sweep(
+    distance: NDArray[np.float32],
+    corner: NDArray[np.int32],
+    state: NDArray[np.uint8],
+    back_z: bool,
+    back_y: bool,
+    back_x: bool,
+) -> int:  # pragma: no cover - compiled
+    """One sweep over the voxels that are to be visited; returns how many were."""
+    slices, rows, columns = distance.shape
+    visited = 0
+    for i in range(1, slices - 1):
+        z = slices - 1 - i if back_z else i
+        for j in range(1, rows - 1):
+            y = rows - 1 - j if back_y else j
+            for k in range(1, columns - 1):
+                x = columns - 1 - k if back_x else k
+                if state[z, y, x] == _TO_VISIT:
+                    state[z, y, x] = _OPEN
+                    visited += 1
+                    if _shorten(distance, corner, state, z, y, x):
+                        _visit_neighbours(distance, state, z, y, x)
+    return visited
+
+
+@njit(cache=True, nogil=True)
+def _shorten(
+    distance: NDArray[np.float32], corner: NDArray[np.int32], state: NDArray[np.uint8], z: int, y: int, x: int
+) -> bool:  # pragma: no cover - compiled
+    """Take the shortest way over a neighbour or over a neighbour's last corner, if it is shorter than the one known."""
+    _, rows, columns = distance.shape
+    shortest = distance[z, y, x] - _TOLERANCE_VOXELS
+    found, tried = -1, -1
+    for dz in range(-1, 2):
+        for dy in range(-1, 2):
+            for dx in range(-1, 2):
+                if distance[z + dz, y + dy, x + dx] >= shortest:
+                    continue
+                last = corner[z + dz, y + dy, x + dx]
+                # Neighbours mostly share their last corner.
+                if last != tried:
+                    tried = last
+                    cz, cy, cx = last // (rows * columns), last // columns % rows, last % columns
+                    way = distance[cz, cy, cx] + math.sqrt((cz - z) ** 2 + (cy - y) ** 2 + (cx - x) ** 2)
+                    if way < shortest and _sees(state, cz, cy, cx, z, y, x):
+                        shortest, found = way, last
+                way = distance[z + dz, y + dy, x + dx] + math.sqrt(dz * dz + dy * dy + dx * dx)
+                if way < shortest and _sees(state, z + dz, y + dy, x + dx, z, y, x):
+                    shortest, found = way, ((z + dz) * rows + y + dy) * columns + x + dx
+    if found < 0:
+        return False
+    distance[z, y, x] = shortest
+    corner[z, y, x] = found
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _visit_neighbours(
+    distance: NDArray[np.float32], state: NDArray[np.uint8], z: int, y: int, x: int
+) -> None:  # pragma: no cover - compiled
+    """Have the open neighbours visited that are farther away and so may gain."""
+    for zz in range(z - 1, z + 2):
+        for yy in range(y - 1, y + 2):
+            for xx in range(x - 1, x + 2):
+                if state[zz, yy, xx] == _OPEN and distance[zz, yy, xx] > distance[z, y, x]:
+                    state[zz, yy, xx] = _TO_VISIT
+
+
+@njit(cache=True, nogil=True)
+def _sees(
+    state: NDArray[np.uint8], z: int, y: int, x: int, to_z: int, to_y: int, to_x: int
+) -> bool:  # pragma: no cover - compiled
+    """Whether the straight line between two voxels' centres crosses open voxels only.
+
+    The line is followed from voxel face to voxel face, in whole numbers. Where it meets an edge or corner, it may pass
+    if there is an open voxel beside it to go through.
+    """
+    step_z, step_y, step_x = np.sign(to_z - z), np.sign(to_y - y), np.sign(to_x - x)
+    left_z, left_y, left_x = abs(to_z - z), abs(to_y - y), abs(to_x - x)
+    # Face i of n along an axis is met at (2 i + 1) / (2 n) of the line; times 2 n_z n_y n_x this is whole.
+    n_z, n_y, n_x = max(left_z, 1), max(left_y, 1), max(left_x, 1)
+    next_z = n_y * n_x if left_z else _NEVER
+    next_y = n_z * n_x if left_y else _NEVER
+    next_x = n_z * n_y if left_x else _NEVER
+    while left_z + left_y + left_x:
+        nearest = min(next_z, next_y, next_x)
+        if next_z == nearest and state[z + step_z, y, x] != _CLOSED:
+            z += step_z
+            left_z -= 1
+            next_z = next_z + 2 * n_y * n_x if left_z else _NEVER
+        elif next_y == nearest and state[z, y + step_y, x] != _CLOSED:
+            y += step_y
+            left_y -= 1
+            next_y = next_y + 2 * n_z * n_x if left_y else _NEVER
+        elif next_x == nearest and state[z, y, x + step_x] != _CLOSED:
+            x += step_x
+            left_x -= 1
+            next_x = next_x + 2 * n_z * n_y if left_x else _NEVER
+        else:
+            return False
+    return True

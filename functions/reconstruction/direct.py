@@ -1,7 +1,8 @@
-"""What the direct methods (backprojection and Fourier gridding) share: checks, batches of slices, padding and filtering.
+"""What the direct methods (backprojection, Fourier gridding) share: checks, batches of slices, padding, filtering.
 
-A batch always has the same number of slices ("lanes"), which are the fastest axis of every intermediate array; missing slices are
-zeros. Positions and interpolation weights are then computed once a batch, and no slice's bits depend on the slices beside it.
+A batch always has the same number of slices ("lanes"), which are the fastest axis of every intermediate array;
+missing slices are zeros. Positions and interpolation weights are then computed once a batch, and no slice's bits
+depend on the slices beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numba import njit
 from ..errors import InputError, ParameterError
 from .filters import ramp_filter
 from .geometry import angular_weights, check_angles
+from .threads import thread_count
 
 PaddingName = Literal["edge", "zero"]
 PADDINGS: tuple[str, ...] = get_args(PaddingName)
@@ -37,8 +39,8 @@ class DirectReconstructor(ABC):
     columns : width n of a projection
     center : rotation axis in pixels, one for all rows or one a row; may be given with each call instead
     filter_name : see `filters.ramp_filter`
-    padding : what lies beside the detector: ``edge`` repeats the outermost values (no bright rim where the sample is wider than
-        the field of view), ``zero`` is exact for a sample inside it
+    padding : what lies beside the detector: ``edge`` repeats the outermost values (no bright rim where the sample is
+        wider than the field of view), ``zero`` is exact for a sample inside it
 
     Raises
     ------
@@ -82,7 +84,8 @@ class DirectReconstructor(ABC):
 
         Returns
         -------
-        (rows, columns, columns) float32, attenuation in 1/pixel; zero outside the circle of radius columns/2 about the rotation axis
+        (rows, columns, columns) float32, attenuation in 1/pixel; zero outside the circle of radius columns/2 about
+        the rotation axis
 
         Raises
         ------
@@ -94,13 +97,19 @@ class DirectReconstructor(ABC):
         projections = np.ascontiguousarray(projections, dtype=np.float32)
         if projections.ndim != 3 or (projections.shape[0], projections.shape[2]) != (self._theta.size, self.columns):
             raise InputError(
-                f"projections have shape {projections.shape}; needed is ({self._theta.size} angles, rows, {self.columns} columns)"
+                f"projections have shape {projections.shape}; "
+                f"needed is ({self._theta.size} angles, rows, {self.columns} columns)"
             )
         rows = projections.shape[1]
         centers = self._centers(self.center if center is None else center, rows)
         slices = np.empty((rows, self.columns, self.columns), dtype=np.float32)
         self._reconstruct(projections, centers, slices)
         return slices
+
+    @classmethod
+    @abstractmethod
+    def workspace_bytes(cls, angles: int, columns: int) -> int:
+        """Memory that a call needs beside projections and slices, for any number of rows, with the present threads."""
 
     @abstractmethod
     def _reconstruct(self, projections: Floats, centers: npt.NDArray[np.float64], slices: Floats) -> None:
@@ -112,7 +121,8 @@ class DirectReconstructor(ABC):
         centers = np.asarray(center, dtype=np.float64)
         if centers.shape not in ((), (rows,)):
             raise ParameterError(
-                f"reconstruction.center has shape {centers.shape}; needed is one for all rows or one for each of {rows} rows"
+                f"reconstruction.center has shape {centers.shape}; "
+                f"needed is one for all rows or one for each of {rows} rows"
             )
         if not np.all((centers >= -0.5) & (centers <= self.columns - 0.5)):
             raise ParameterError(
@@ -121,8 +131,8 @@ class DirectReconstructor(ABC):
         return np.broadcast_to(centers, (rows,))
 
     def _angle_chunks(self) -> list[tuple[int, int]]:
-        """Ranges of angles to filter at a time. Fixed by the shape alone: how an FFT's batch is cut must not depend on threads."""
-        chunk = max(1, CHUNK_BYTES // (self._padded * self.lanes * 4))
+        """Ranges of angles to filter at a time, the same for any rows and threads: an FFT's bits may depend on them."""
+        chunk = max(1, CHUNK_BYTES // _padded_bytes(self.columns, self.lanes))
         return [(first, min(first + chunk, self._theta.size)) for first in range(0, self._theta.size, chunk)]
 
     def _gains(self, centers: npt.NDArray[np.float64], axis_column: float) -> Complexes:
@@ -142,9 +152,21 @@ class DirectReconstructor(ABC):
         return spectra
 
 
+def filtering_bytes(columns: int, lanes: int) -> int:
+    """Memory that filtering projections takes: in each thread the padded lines, their spectra and the result."""
+    return 3 * thread_count() * max(CHUNK_BYTES, _padded_bytes(columns, lanes))
+
+
 def padded_length(columns: int) -> int:
-    """Length to which projections are padded: at least twice as wide (filtering does not wrap around), quick to transform."""
+    """Length to which projections are padded, quick to transform.
+
+    At least twice the width: filtering does not wrap around for any pixel that all projections see.
+    """
     return fast_even_length(2 * columns)
+
+
+def _padded_bytes(columns: int, lanes: int) -> int:
+    return padded_length(columns) * lanes * 4
 
 
 def fast_even_length(least: int) -> int:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import scipy.fft
 from numba import njit
 
-from .direct import DirectReconstructor, Floats, padded_length
+from .direct import Complexes, DirectReconstructor, Floats, filtering_bytes
 from .threads import run_in_threads
 
 LANES = 32  # below this LLVM does not vectorise the innermost loop: five times slower
@@ -20,38 +20,47 @@ TILE = 16  # pixels; a tile of accumulators (32 KiB) stays in a core's first cac
 
 
 class FilteredBackprojection(DirectReconstructor):
-    """Filtered backprojection (Kak & Slaney 1988, chapter 3, DOI 10.1137/1.9780898719277); see `DirectReconstructor` for the parameters."""
+    """Filtered backprojection (Kak & Slaney 1988, chapter 3, DOI 10.1137/1.9780898719277).
+
+    See `DirectReconstructor` for the parameters.
+    """
 
     lanes: ClassVar[int] = LANES
 
+    @classmethod
+    def workspace_bytes(cls, angles: int, columns: int) -> int:
+        """See `DirectReconstructor.workspace_bytes`."""
+        return angles * (columns + 2) * LANES * 4 + filtering_bytes(columns, LANES)
+
     def _reconstruct(self, projections: Floats, centers: npt.NDArray[np.float64], slices: Floats) -> None:
         rows, n, _ = slices.shape
-        cosine, sine = np.cos(self._theta).astype(np.float32), np.sin(self._theta).astype(np.float32)
         # One column beside the detector on either side: a pixel centre at the circle's rim interpolates with it.
         lines = np.empty((self._theta.size, n + 2, LANES), dtype=np.float32)
-        chunks = self._angle_chunks()
-        tiles = -(-n // TILE)
         for first_row in range(0, rows, LANES):
             batch = slice(first_row, min(first_row + LANES, rows))
-            gains = self._gains(centers[batch], (n - 1) / 2 + 1)
+            self._filter(projections, batch, self._gains(centers[batch], (n - 1) / 2 + 1), lines)
+            self._backproject(lines, slices[batch])
 
-            def filter_chunk(index: int, batch: slice = batch, gains: npt.NDArray[np.complex64] = gains) -> None:
-                first, last = chunks[index]
-                spectra = self._filtered_spectra(projections, batch, first, last, gains)
-                filtered = scipy.fft.irfft(spectra, n=self._padded, axis=1, workers=1, overwrite_x=True)
-                lines[first:last] = filtered[:, : n + 2]
+    def _filter(self, projections: Floats, batch: slice, gains: Complexes, lines: Floats) -> None:
+        chunks = self._angle_chunks()
 
-            def backproject_tile(index: int, batch: slice = batch) -> None:
-                y, x = index // tiles * TILE, index % tiles * TILE
-                _backproject_tile(lines, cosine, sine, self._circle, y, x, slices[batch])
+        def fill(index: int) -> None:
+            first, last = chunks[index]
+            spectra = self._filtered_spectra(projections, batch, first, last, gains)
+            filtered = scipy.fft.irfft(spectra, n=self._padded, axis=1, workers=1, overwrite_x=True)
+            lines[first:last] = filtered[:, : self.columns + 2]
 
-            run_in_threads(filter_chunk, len(chunks))
-            run_in_threads(backproject_tile, tiles * tiles)
+        run_in_threads(fill, len(chunks))
 
+    def _backproject(self, lines: Floats, slices: Floats) -> None:
+        cosine, sine = np.cos(self._theta).astype(np.float32), np.sin(self._theta).astype(np.float32)
+        tiles = -(-self.columns // TILE)
 
-def workspace_bytes(angles: int, columns: int) -> int:
-    """Memory in bytes that a reconstruction needs beside projections and slices."""
-    return angles * (columns + 2) * LANES * 4
+        def backproject(index: int) -> None:
+            y, x = index // tiles * TILE, index % tiles * TILE
+            _backproject_tile(lines, cosine, sine, self._circle, y, x, slices)
+
+        run_in_threads(backproject, tiles * tiles)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -12,22 +12,22 @@ import numpy.typing as npt
 
 from ..errors import ParameterError
 
-FilterName = Literal["none", "ramp", "shepp", "cosine", "hann", "hamming", "parzen"]
+FilterName = Literal["none", "ramp", "shepp", "cosine", "hamming", "hann", "parzen"]
 FILTERS: tuple[str, ...] = get_args(FilterName)
 
 
 def ramp_filter(length: int, name: str) -> npt.NDArray[np.float32]:
     """Half spectrum of a reconstruction filter, to be multiplied with `rfft` of projections padded to `length`.
 
-    The ramp is the transform of the band-limited ramp's samples in space (Kak & Slaney, *Principles of Computerized Tomographic
-    Imaging*, 1988, eq. 61, DOI 10.1137/1.9780898719277), not |frequency|: only so is the mean of the slice right.
-    With zero padding to at least twice the width the filtering is exact (no wrap-around).
+    The ramp is the transform of the band-limited ramp's samples in space (Kak & Slaney, *Principles of Computerized
+    Tomographic Imaging*, 1988, eq. 61, DOI 10.1137/1.9780898719277), not |frequency|: only so is the mean of the
+    slice right. With zero padding to at least twice the width the filtering is exact (no wrap-around).
 
     Parameters
     ----------
     length : padded number of columns, even
-    name : one of `FILTERS`, from sharp to smooth: ``ramp``, ``shepp`` (Shepp-Logan), ``hamming``, ``cosine``, ``hann``, ``parzen``;
-        ``none`` is 1 everywhere: plain backprojection
+    name : one of `FILTERS`, from sharp to smooth: ``ramp``, ``shepp`` (Shepp-Logan), ``cosine``, ``hamming``,
+        ``hann``, ``parzen``; ``none`` is 1 everywhere: plain backprojection
 
     Returns
     -------

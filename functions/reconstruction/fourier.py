@@ -1,6 +1,7 @@
 """Reconstruction in Fourier space: projections are central lines of the slice's spectrum, gridded and transformed back.
 
-Known as gridrec or fourierrec. Cost grows with angles * columns: the method for wide slices; `fbp` is the plain alternative.
+Known as gridrec or fourierrec. Cost grows with angles * columns: the method for wide slices; `fbp` is the plain
+alternative.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import numpy.typing as npt
 import scipy.fft
 from numba import njit
 
-from .direct import Center, Complexes, DirectReconstructor, Floats, fast_even_length, padded_length
-from .threads import run_in_threads
+from .direct import Center, Complexes, DirectReconstructor, Floats, fast_even_length, filtering_bytes, padded_length
+from .threads import run_in_threads, thread_count
 
 LANES = 8  # slices; with real and imaginary parts the 16 floats that LLVM needs to vectorise the innermost loop
 OVERSAMPLING = 1.25  # grid width in slice widths
 KERNEL_WIDTH = 6  # grid cells
 KERNEL_BETA = 0.976 * math.pi * KERNEL_WIDTH * (1 - 1 / (2 * OVERSAMPLING))  # shape for this width and oversampling
-MARGIN = KERNEL_WIDTH // 2 + 1  # grid cells by which a kernel reaches over the grid's edge
+MARGIN = KERNEL_WIDTH // 2  # grid cells by which a kernel reaches over the grid's edge
 TABLE_STEPS = 512  # a grid cell; between them the kernel is interpolated linearly (error below 1e-5)
 TILE = 32  # grid cells
 GRID_ROWS_A_CHUNK = 8
@@ -30,10 +31,11 @@ IMAGE_COLUMNS_A_CHUNK = 16
 class FourierGridding(DirectReconstructor):
     """Direct Fourier reconstruction by a type-1 nonuniform FFT; see `DirectReconstructor` for the parameters.
 
-    The sum over all samples of the filtered spectra is evaluated at every pixel (no interpolation in the slice), to about 1e-4 by
-    spreading them with the exponential-of-semicircle kernel onto an oversampled grid (Barnett, Magland & af Klinteberg 2019,
-    SIAM J. Sci. Comput. 41, C479, DOI 10.1137/18M120885X; for tomography: Dowd et al. 1999, DOI 10.1117/12.363725, gridrec).
-    A slice is real, so half of the plane is kept, and one slice's numbers never mix with another's.
+    The sum over all samples of the filtered spectra is evaluated at every pixel (no interpolation in the slice), to
+    about 2e-4 of the slice's standard deviation, by spreading them with the exponential-of-semicircle kernel onto an
+    oversampled grid (Barnett, Magland & af Klinteberg 2019, SIAM J. Sci. Comput. 41, C479, DOI 10.1137/18M120885X;
+    for tomography: Dowd et al. 1999, DOI 10.1117/12.363725, gridrec). A slice is real, so half of the plane is kept,
+    and one slice's numbers never mix with another's.
     """
 
     lanes: ClassVar[int] = LANES
@@ -60,9 +62,21 @@ class FourierGridding(DirectReconstructor):
         self._kernel_table = _kernel_table()
         # Pixel centres are half a pixel off the origin when the width is even: a phase on the grid.
         self._pixel_offset = 0.5 * (1 - columns % 2)
-        self._phase = np.exp(2j * np.pi * self._pixel_offset / self._grid * np.arange(-self._grid // 2, self._grid // 2 + 1))
+        self._phase = np.exp(
+            2j * np.pi * self._pixel_offset / self._grid * np.arange(-self._grid // 2, self._grid // 2 + 1)
+        )
         self._phase = self._phase.astype(np.complex64)
         self._deapodization = _deapodization(columns, self._grid, self._pixel_offset)
+
+    @classmethod
+    def workspace_bytes(cls, angles: int, columns: int) -> int:
+        """See `DirectReconstructor.workspace_bytes`."""
+        width = grid_width(columns)
+        spectra = angles * (padded_length(columns) // 2 + 1)
+        grid = (width // 2 + 1 + 2 * MARGIN) * (width + 1 + 2 * MARGIN)
+        lines = (width // 2 + 1) * columns
+        transforming = 2 * thread_count() * width * max(GRID_ROWS_A_CHUNK, IMAGE_COLUMNS_A_CHUNK)
+        return (spectra + grid + lines + transforming) * LANES * 8 + filtering_bytes(columns, LANES)
 
     def _reconstruct(self, projections: Floats, centers: npt.NDArray[np.float64], slices: Floats) -> None:
         rows, n, _ = slices.shape
@@ -133,15 +147,6 @@ def grid_width(columns: int) -> int:
     return fast_even_length(max(math.ceil(OVERSAMPLING * columns), 4 * MARGIN))
 
 
-def workspace_bytes(angles: int, columns: int) -> int:
-    """Memory in bytes that a reconstruction needs beside projections and slices."""
-    width = grid_width(columns)
-    spectra = angles * (padded_length(columns) // 2 + 1)
-    grid = (width // 2 + 1 + 2 * MARGIN) * (width + 1 + 2 * MARGIN)
-    lines = (width // 2 + 1) * columns
-    return (spectra + grid + lines) * LANES * 8
-
-
 def _kernel(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Exponential of semicircle at a distance in grid cells."""
     semicircle = np.sqrt(np.maximum(0.0, 1 - (2 * distance / KERNEL_WIDTH) ** 2))
@@ -208,12 +213,10 @@ def _spread_to_tile(
                     for lane in range(2 * LANES):
                         line[at, lane] += weight * sample[lane]
     rows, columns = min(TILE, cells.shape[0] - first_row), min(TILE, cells.shape[1] - first_column)
-    for row in range(rows):
-        for column in range(columns):
+    for i in range(rows):
+        for j in range(columns):
             for lane in range(2 * LANES):
-                cells[first_row + row, first_column + column, lane] = sums[
-                    row + KERNEL_WIDTH, column + KERNEL_WIDTH, lane
-                ]
+                cells[first_row + i, first_column + j, lane] = sums[i + KERNEL_WIDTH, j + KERNEL_WIDTH, lane]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -226,15 +229,16 @@ def _samples_between(step: float, low: float, high: float) -> tuple[float, float
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _kernel_weights(table: Floats, position: float, weights: Floats) -> None:
-    index = np.uint64(position)
-    part = np.float32(position - index)
+    step = int(position)
+    part = np.float32(position - step)
     for i in range(KERNEL_WIDTH):
-        weights[i] = table[index, i] + part * (table[index + np.uint64(1), i] - table[index, i])
+        weights[i] = table[step, i] + part * (table[step + 1, i] - table[step, i])
 
 
 @njit(cache=True, nogil=True)
 def _fold_columns(grid: Complexes, sign: np.float32) -> None:
-    """Add the margins in u to the cells one grid width away, in place; `sign` is the pixel offset's phase over a grid width."""
+    """Add the margins in u to the cells one grid width away, in place; `sign` is the pixel offset's phase over a grid
+    width."""
     rows, columns, lanes = grid.shape
     width = columns - 1 - 2 * MARGIN
     for row in range(rows):
@@ -246,7 +250,8 @@ def _fold_columns(grid: Complexes, sign: np.float32) -> None:
 
 @njit(cache=True, nogil=True)
 def _fold_rows(grid: Complexes, first_row: int, phase: Complexes, sign: np.float32, folded: Complexes) -> None:
-    """Rows of the half plane as the FFT wants them: margins in v folded back with their conjugate mirror image, pixel phase applied.
+    """Rows of the half plane as the FFT wants them: margins in v folded back with their conjugate mirror image, pixel
+    phase applied.
 
     `folded` is (rows, width, lanes), frequency v = first_row + row, u in FFT order.
     """

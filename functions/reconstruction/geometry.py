@@ -43,10 +43,10 @@ def check_angles(theta_rad: npt.ArrayLike, angles: int | None = None) -> npt.NDA
 def angular_weights(theta_rad: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Each projection's share of the half circle, so that any set of angles is integrated right.
 
-    A projection and its opposite see the same rays, so angles count modulo pi. A projection's weight is its Voronoi arc: half
-    the way to the neighbour on either side. Angles that coincide (0 and 180 degrees, the two halves of a 360 degree scan) share
-    their arc equally. 180 degrees with or without the last angle, 360 degrees, uneven and interlaced scans thus need no case
-    of their own.
+    A projection and its opposite see the same rays, so angles count modulo pi. A projection's weight is its Voronoi
+    arc: half the way to the neighbour on either side. Angles that coincide (0 and 180 degrees, the two halves of a
+    360 degree scan) share their arc equally. 180 degrees with or without the last angle, 360 degrees, uneven and
+    interlaced scans thus need no case of their own.
 
     A gap wider than `MAX_GAP_STEPS` median steps is a missing wedge: nothing was measured there, so it is given to no
     projection (the two at its edges get half a median step on that side). The weights then sum to less than pi.
@@ -64,48 +64,41 @@ def angular_weights(theta_rad: npt.ArrayLike) -> npt.NDArray[np.float64]:
     InputError
         see `check_angles`
     """
-    theta = check_angles(theta_rad)
-    folded = np.mod(theta, math.pi)
-    order = np.argsort(folded, kind="stable")
-    group = _groups_of_same_angle(folded[order])
+    folded = np.mod(check_angles(theta_rad), math.pi)
+    ordered = np.sort(folded)
+    # The circle is cut open at the widest gap, so that no group of equal angles lies across the cut.
+    widest = int(np.argmax(np.diff(ordered, append=ordered[0] + math.pi)))
+    start = ordered[(widest + 1) % ordered.size]
+    position = np.where(folded < start, folded + math.pi, folded)
+    order = np.argsort(position, kind="stable")
+    group = _groups_of_same_angle(position[order])
     count = np.bincount(group)
-    # The first group may begin just below pi: its members are unwrapped around the first before they are averaged.
-    first = folded[order][np.searchsorted(group, np.arange(count.size))]
-    offset = _wrapped(folded[order] - first[group])
-    position = np.mod(first + np.bincount(group, offset) / count, math.pi)
-    arc = _arcs(position)
-    weights = np.empty(theta.size)
+    arc = _arcs(np.bincount(group, position[order]) / count)
+    weights = np.empty(folded.size)
     weights[order] = (arc / count)[group]
     return weights
 
 
 def _groups_of_same_angle(ordered: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-    """Number of the group of each angle; `ordered` ascends in [0, pi]; the last may fall in the first's group."""
+    """Number of the group of each of the ascending angles."""
     tolerance = SAME_ANGLE_STEPS * math.pi / ordered.size
     group = np.zeros(ordered.size, dtype=np.intp)
-    start = ordered[0]
+    first = 0
     for index in range(1, ordered.size):
-        # Compared with the group's first member, not with the neighbour: a fine scan is not one long chain.
-        group[index] = group[index - 1]
-        if ordered[index] - start > tolerance:
-            group[index] += 1
-            start = ordered[index]
-    group[ordered >= ordered[0] + math.pi - tolerance] = 0
+        # Compared with the group's first member, not with the neighbour: finely spaced angles are not one long chain.
+        if ordered[index] - ordered[first] > tolerance:
+            first = index
+            group[index] = group[index - 1] + 1
+        else:
+            group[index] = group[index - 1]
     return group
 
 
-def _wrapped(difference: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Differences of angles modulo pi, in [-pi/2, pi/2)."""
-    return np.mod(difference + math.pi / 2, math.pi) - math.pi / 2
-
-
 def _arcs(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Voronoi arcs of distinct positions on the circle of circumference pi; missing wedges are left out."""
-    order = np.argsort(position)
-    gap = np.diff(position[order], append=position[order[0]] + math.pi)
-    # The median of the arcs, not of the gaps: gaps that alternate (an interlaced scan with an offset) have no typical size.
+    """Voronoi arcs of distinct ascending positions on the circle of circumference pi; missing wedges are left out."""
+    gap = np.diff(position, append=position[0] + math.pi)
+    # The median of the arcs, not of the gaps: gaps that alternate (an interlaced scan with an offset) have no typical
+    # size.
     step = float(np.median((gap + np.roll(gap, 1)) / 2))
     gap = np.where(gap > MAX_GAP_STEPS * step, step, gap)
-    arc = np.empty(position.size)
-    arc[order] = (gap + np.roll(gap, 1)) / 2
-    return arc
+    return (gap + np.roll(gap, 1)) / 2

@@ -258,6 +258,8 @@ def _write_metadata(file: h5py.File, settings: SimulationSettings) -> None:
         "measurement/instrument/name": ("tomopipe simulate", None),
         "measurement/instrument/monochromator/energy": (settings.energy_kev, "keV"),
         "measurement/instrument/detector/pixel_size": (settings.pixel_size_um, "um"),
+        "measurement/instrument/detection_system/objective/magnification": (1.0, ""),
+        "measurement/instrument/detection_system/objective/resolution": (settings.pixel_size_um, "um"),
         "measurement/instrument/detector/array_size_x": (settings.columns, "pixels"),
         "measurement/instrument/detector/array_size_y": (settings.rows, "pixels"),
         "process/acquisition/start_date": (start.isoformat(), None),

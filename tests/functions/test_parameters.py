@@ -90,7 +90,8 @@ def test_refuses_a_missing_file(tmp_path: Path) -> None:
 def test_overrides_are_yaml_values() -> None:
     values = {"reconstruction": {"algorithm": "gridrec", "filter": "hann"}}
     merged = apply_overrides(
-        values, ["reconstruction.algorithm=fbp", "segmentation.thresholds=[1, 2]", "segmentation.method=fixed", "keep=[]"]
+        values,
+        ["reconstruction.algorithm=fbp", "segmentation.thresholds=[1, 2]", "segmentation.method=fixed", "keep=[]"],
     )
     assert merged["reconstruction"] == {"algorithm": "fbp", "filter": "hann"}
     assert merged["segmentation"] == {"thresholds": [1, 2], "method": "fixed"}

@@ -354,6 +354,14 @@ def test_the_beam_drifts_over_the_scan() -> None:
     np.testing.assert_allclose(ratio, 0.9, rtol=1e-3)
 
 
+def test_darks_have_the_offset_as_their_mean_and_the_readout_noise_as_their_spread() -> None:
+    detector = Detector(quiet_detector(readout_noise_counts=3.0))
+    residual = np.stack([detector.dark(index) for index in range(40)]) - detector.offset_counts
+    assert abs(residual.mean()) < 5.0 * 3.0 / math.sqrt(residual.size)
+    assert residual.std() == pytest.approx(math.sqrt(9.0 + 1 / 12), rel=0.02)
+    assert detector.offset_counts.std() == pytest.approx(5.0, rel=0.2)
+
+
 def test_zingers_dead_pixels_and_saturation() -> None:
     rate = 0.01
     detector = Detector(quiet_detector(rows=100, columns=100, zinger_rate=rate, dead_pixel_fraction=0.02))
@@ -397,6 +405,15 @@ def test_a_scan_corrected_by_its_flats_gives_the_line_integrals(tmp_path: Path) 
     expected = project(settings.make_phantom(), theta_rad, center=23.5 - 1.3)
     assert np.abs(measured - expected).max() < 5e-3
     assert abs(np.mean(measured - expected)) < 1e-4
+
+
+def test_a_drifting_beam_brightens_the_later_projections_and_flats(tmp_path: Path) -> None:
+    settings = small(photons=1e8, zinger_rate=0.0, beam_drift=0.2)
+    with h5py.File(simulate_scan(settings, tmp_path / "scan.h5")) as file:
+        data, flats = file["exchange/data"][...].astype(np.float64), file["exchange/data_white"][...].mean(axis=(1, 2))
+    air = data[:, :, :2].mean(axis=(1, 2)) - 100.0
+    np.testing.assert_allclose(air / air[0], 1.0 + 0.2 * np.arange(21) / 21, rtol=1e-3)
+    np.testing.assert_allclose((flats - 100.0) / (flats[0] - 100.0), [1.0, 1.0, 1.2, 1.2], rtol=1e-3)
 
 
 def test_the_file_is_a_data_exchange_scan_with_its_metadata(tmp_path: Path) -> None:

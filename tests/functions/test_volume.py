@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tomopipe.functions.errors import StageError
 from tomopipe.functions.plan import cut_rows
 from tomopipe.functions.volume import (
-    SliceLayout,
     SlabVolume,
+    SliceLayout,
     create_labels,
     create_slices,
     halve,
@@ -121,7 +121,9 @@ def test_missing_volume_is_named(tmp_path: Path) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 17), st.data())
-def test_projections_are_read_across_slabs(tmp_path_factory: pytest.TempPathFactory, rows: int, step: int, data: st.DataObject) -> None:
+def test_projections_are_read_across_slabs(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, step: int, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("run") / "projections"
     projections = _volume((7, rows, 11))
     slabs = cut_rows(rows, step)

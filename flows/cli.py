@@ -1,0 +1,473 @@
+"""The `tomopipe` command: reads options, calls what does the work, prints what a person or a program reads.
+
+Exit codes: 0 good, 1 the run failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tomopipe.functions.errors import InputError, ParameterError, TomopipeError
+from tomopipe.functions.parameters import (
+    Execution,
+    SkippableStage,
+    Stage,
+    apply_overrides,
+    parse_parameters,
+    read_yaml,
+    validate_model,
+)
+
+if TYPE_CHECKING:
+    from tomopipe.functions.rundir import RunDirectory
+
+    from .local.run import CheckedRun, RunResult
+    from .local.run_store import RunRecord
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="tomopipe",
+    help="From a finished X-ray tomography scan to reconstructed, denoised, segmented and measured volumes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out = Console(highlight=False, soft_wrap=True)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+RunName = Annotated[str, typer.Argument(help="Run id or its beginning, or a scan id (its latest run).", metavar="RUN")]
+
+
+def main() -> None:
+    """Entry point: runs the command, and turns an expected error into one message and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        _stop(error, BAD_INPUT)
+    except TomopipeError as error:
+        _stop(error, FAILED)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"tomopipe {importlib.metadata.version('tomopipe')}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    scan: Annotated[Path, typer.Argument(help="Raw scan: Data Exchange or NXtomo HDF5.", metavar="SCAN")],
+    output: Output = Path("results"),
+    parameters: Annotated[
+        Path | None, typer.Option("--parameters", "-p", help="YAML file with a section a stage.", metavar="FILE")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="One parameter, as SECTION.FIELD=VALUE; repeatable.")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", help="Leave a stage out: denoise, segment, separate_objects.")
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="Refuse to compute any stage before this one.", metavar="STAGE")
+    ] = None,
+    slab: Annotated[int | None, typer.Option(help="Rows a slab; rounded up to a multiple of 8.")] = None,
+    workers: Annotated[int, typer.Option(help="Worker processes; they share memory and cores.")] = 1,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory for all workers, such as 8G; half of what is free.")
+    ] = None,
+    scan_id: Annotated[str | None, typer.Option(help="Name of the scan; by default from its file's name.")] = None,
+    copy_to: Annotated[Path | None, typer.Option(help="Folder to which the results are copied at the end.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a raw scan through every stage to metrics in the search index. The same command again resumes."""
+    from .local.run import LocalRequest, check_run
+
+    values = read_yaml(parameters) if parameters else {}
+    source = str(parameters) if parameters else "parameters"
+    request = LocalRequest(
+        scan=scan,
+        output=output,
+        parameters=parse_parameters(apply_overrides(values, override or []), source),
+        skip=cast(tuple[SkippableStage, ...], tuple(skip or ())),
+        start_from=cast(Stage | None, start_from),
+        execution=_execution(slab, memory, workers),
+        scan_id=scan_id,
+        copy_to=copy_to,
+    )
+    checked = check_run(request)
+    if dry_run:
+        _print_plan(checked, as_json)
+        return
+    _finish(_run_with_progress(checked), as_json)
+
+
+@app.command()
+def demo(output: Output = Path("demo")) -> None:
+    """Simulate a scan, run the pipeline on it, and print the metrics beside the truth."""
+    from tomopipe.functions.simulation import SimulationSettings, simulate_scan
+
+    from .local.run import LocalRequest, check_run
+
+    scan = output / "foam.h5"
+    if scan.is_file():
+        print(f"{scan} is there already", file=sys.stderr)
+    else:
+        print(f"simulating a scan of a foam: {scan}", file=sys.stderr)
+        simulate_scan(SimulationSettings(), scan)
+    result = _run_with_progress(check_run(LocalRequest(scan, output / "results")))
+    if result.outcome.status != "SUCCEEDED" or result.run_directory is None:
+        _finish(result, as_json=False)
+        return
+    truth = json.loads(scan.with_suffix(".truth.json").read_text(encoding="utf-8"))
+    _print_beside_truth(result.run_directory, truth)
+
+
+@app.command()
+def simulate(
+    path: Annotated[Path, typer.Argument(help="Where to write the scan.", metavar="SCAN.h5")],
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, as FIELD=VALUE; repeatable. See --settings.")
+    ] = None,
+    phantom: Annotated[str, typer.Option(help="foam, spheres, fibres or channels.")] = "foam",
+    columns: Annotated[int, typer.Option(help="Detector columns.")] = 160,
+    rows: Annotated[int, typer.Option(help="Detector rows.")] = 128,
+    angles: Annotated[int, typer.Option(help="Number of projections.")] = 240,
+    arc: Annotated[int, typer.Option(help="Range of the rotation in degrees: 180 or 360.")] = 180,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="List all settings, and stop.")] = False,
+) -> None:
+    """Write a Data Exchange scan as a detector would, with its truth beside it as JSON and HDF5."""
+    from tomopipe.functions.simulation import SimulationSettings, simulate_scan
+
+    if settings:
+        table = Table("setting", "default", "meaning", box=None)
+        for name, model_field in SimulationSettings.model_fields.items():
+            table.add_row(name, str(model_field.default), model_field.description or "")
+        _out.print(table)
+        return
+    options = {"phantom": phantom, "columns": columns, "rows": rows, "angles": angles, "arc_deg": arc, "seed": seed}
+    chosen = SimulationSettings(**{**options, **apply_overrides({}, setting or [])})
+    if path.exists() and not force:
+        raise InputError(f"{path}: is there already; give another path, or --force to replace it")
+    with _bar("simulating") as progress:
+        simulate_scan(chosen, path, progress)
+    print(path)
+
+
+@app.command()
+def definition(
+    what: Annotated[str, typer.Argument(help="definition, schema or both.")] = "both",
+) -> None:
+    """Print the flow's definition and its input schema as the Globus Flows service takes them."""
+    from .tomography import flow_definition, flow_schema
+
+    makers: dict[str, Callable[[], Any]] = {
+        "definition": flow_definition,
+        "schema": flow_schema,
+        "both": lambda: {"definition": flow_definition(), "input_schema": flow_schema()},
+    }
+    if what not in makers:
+        raise ParameterError(f"{what!r}: print one of {', '.join(makers)}")
+    print(json.dumps(makers[what](), indent=2))
+
+
+@app.command()
+def runs(
+    limit: Annotated[int, typer.Option(min=1, help="Most runs listed.")] = 20,
+    status: Annotated[
+        str | None, typer.Option(help="Only of one status: ACTIVE, SUCCEEDED, FAILED, CANCELLED, INTERRUPTED.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs of this machine, newest first."""
+    from .local.run import run_store
+
+    records = run_store().list_runs(limit, status=status.upper() if status else None)
+    if as_json:
+        print(json.dumps([_record_json(record) for record in records], indent=2))
+        return
+    if not records:
+        print("no runs yet; start one with: tomopipe run SCAN.h5")
+        return
+    table = Table("run", "scan", "status", "started", "recipe", box=None)
+    for record in records:
+        table.add_row(record.run_id[:8], record.label, record.status, record.started[:19], record.recipe_id or "")
+    _out.print(table)
+
+
+@app.command()
+def status(name: RunName, as_json: AsJson = False) -> None:
+    """Show how a run stands: its states, and its error where it failed."""
+    from .local.run import run_store
+
+    store = run_store()
+    record = _find_run(name)
+    states = store.states(record.run_id)
+    if as_json:
+        listed = [
+            {"name": s.name, "type": s.type, "status": s.status, "started": s.started, "finished": s.finished}
+            for s in states
+        ]
+        print(json.dumps({**_record_json(record), "states": listed}, indent=2))
+        return
+    print(f"run      {record.run_id}\nscan     {record.scan}\nstatus   {record.status}")
+    print(f"started  {record.started}\nfinished {record.finished or '-'}\nresults  {record.run_directory or '-'}")
+    table = Table("state", "status", "started", "tasks", box=None)
+    for state in states:
+        if state.type == "Action":
+            tasks = f"{state.done}/{state.total}" if state.unit == "task" else ""
+            table.add_row(state.name, state.status, state.started[11:19], tasks)
+    _out.print(table)
+    if record.error:
+        print(f"error: {record.error}")
+    if record.status in ("INTERRUPTED", "CANCELLED", "FAILED"):
+        print(f"resume with: {_resume_command(record.input['input'])}")
+
+
+@app.command()
+def log(name: RunName, as_json: AsJson = False) -> None:
+    """Print the log of a run."""
+    from .local.run import run_store
+
+    for event in run_store().events(_find_run(name).run_id):
+        if as_json:
+            print(
+                json.dumps({"time": event.time, "code": event.code, "description": event.description, **event.details})
+            )
+        else:
+            print(f"{event.time[:23]}  {event.code:<24}  {event.description}")
+            if "Fail" in event.code and event.details.get("cause"):
+                print(_indented(event.details["cause"]))
+
+
+@app.command()
+def search(
+    query: Annotated[list[str], typer.Argument(help="For example: 'porosity > 20 and sample:shale'", metavar="QUERY")],
+    limit: Annotated[int, typer.Option(min=1, help="Most hits listed.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Search the index of this machine: words, FIELD:WORD, and comparisons such as 'porosity > 20'."""
+    from .local.run import search_index
+
+    hits = search_index().search(" ".join(query), limit)
+    if as_json:
+        print(json.dumps([{"subject": hit.subject, "content": hit.content} for hit in hits], indent=2))
+        return
+    if not hits:
+        print("nothing found")
+    for hit in hits:
+        content = hit.content
+        print(
+            f"{content.get('scan_id', '')}  {content.get('recipe_id', '')}  {content.get('status', '')}  {hit.subject}"
+        )
+        for key, value in list(content.get("metrics", {}).items())[:6]:
+            print(f"    {key} {value:.6g}")
+        if content.get("status") == "failed":
+            print(f"    {content['failure']['stage']}: {content['failure']['cause']}")
+
+
+@app.command()
+def report(
+    name: RunName,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the web browser.")] = False,
+) -> None:
+    """Print where the report of a run is."""
+    record = _find_run(name)
+    path = Path(record.run_directory or "") / "report.html"
+    if record.run_directory is None or not path.is_file():
+        raise InputError(
+            f"run {record.run_id}: has no report ({record.status}); see: tomopipe status {record.run_id[:8]}"
+        )
+    print(path)
+    if show:
+        typer.launch(path.as_uri())
+
+
+def _execution(slab: int | None, memory: str | None, workers: int) -> Execution:
+    values = {"slab": slab, "memory_bytes": _bytes(memory) if memory else None, "workers": workers}
+    return validate_model(Execution, {key: value for key, value in values.items() if value is not None}, "options")
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise ParameterError(f"--memory {text}: give a size such as 800M or 16G")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def _run_with_progress(checked: CheckedRun) -> RunResult:
+    from .local.progress import ProgressDisplay
+    from .local.run import start_run
+
+    cancel = threading.Event()
+    with ProgressDisplay(sys.stderr) as display, _cancelled_by_signals(cancel):
+        return start_run(checked, [display], cancel)
+
+
+@contextmanager
+def _cancelled_by_signals(cancel: threading.Event) -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the run in order; a second one ends the process at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        print("stopping: finished slabs are kept", file=sys.stderr)
+        cancel.set()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _finish(result: RunResult, as_json: bool) -> None:
+    """Print how a run ended, and leave with its exit code."""
+    from .local.run import run_store
+
+    outcome, directory = result.outcome, result.run_directory
+    record = run_store().get_run(result.run_id)
+    if as_json:
+        content: dict[str, Any] = _record_json(record)
+        if outcome.status == "SUCCEEDED" and directory is not None:
+            content.update(json.loads(directory.metrics.read_text(encoding="utf-8")), report=str(directory.report))
+        print(json.dumps(content, indent=2))
+    elif outcome.status == "SUCCEEDED" and directory is not None:
+        _print_metrics(json.loads(directory.metrics.read_text(encoding="utf-8")))
+        print(f"\nresults  {directory.root}\nreport   {directory.report}")
+    if outcome.status == "SUCCEEDED":
+        return
+    if outcome.status == "CANCELLED":
+        print(f"interrupted; resume with: {_resume_command(record.input['input'])}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    print(f"run {result.run_id} failed: {record.error}", file=sys.stderr)
+    print(f"more with: tomopipe log {result.run_id[:8]}", file=sys.stderr)
+    raise typer.Exit(FAILED)
+
+
+def _resume_command(body: dict[str, Any]) -> str:
+    """The command line that starts the same run again."""
+    words = [
+        "tomopipe",
+        "run",
+        body["scan"]["path"],
+        "--output",
+        body["processing"]["path"],
+        "--scan-id",
+        body["scan_id"],
+    ]
+    for section, fields in body["parameters"].items():
+        if isinstance(fields, dict):
+            words += [
+                word for key, value in fields.items() for word in ("--set", f"{section}.{key}={json.dumps(value)}")
+            ]
+        else:
+            words += ["--set", f"{section}={json.dumps(fields)}"]
+    for stage in body["skip"]:
+        words += ["--skip", stage]
+    if body["start_from"]:
+        words += ["--from", body["start_from"]]
+    options = {"slab": "--slab", "workers": "--workers", "memory_bytes": "--memory"}
+    for key, value in body["execution"].items():
+        words += [options[key], str(value)]
+    if "destination" in body:
+        words += ["--copy-to", body["destination"]["path"]]
+    return shlex.join(words)
+
+
+def _print_plan(checked: CheckedRun, as_json: bool) -> None:
+    plan = checked.plan
+    if as_json:
+        print(json.dumps(plan, indent=2))
+        return
+    for key, value in plan.items():
+        print(f"{key.replace('_', ' '):<22} {value}")
+
+
+def _print_metrics(sidecar: dict[str, Any]) -> None:
+    table = Table(box=None, show_header=False)
+    for name, value in sidecar["metrics"].items():
+        table.add_row(name, f"{value:.6g}")
+    _out.print(table)
+    for warning in sidecar["quality"]["warnings"]:
+        print(f"warning: {warning}")
+
+
+def _print_beside_truth(directory: RunDirectory, truth: dict[str, Any]) -> None:
+    from tomopipe.functions.simulation.comparison import compare_with_truth
+
+    table = Table("quantity", "measured", "truth", box=None)
+    for name, measured, true in compare_with_truth(directory, truth):
+        table.add_row(name, f"{measured:.5g}", f"{true:.5g}")
+    _out.print(table)
+    print(f"\nresults  {directory.root}\nreport   {directory.report}")
+
+
+def _find_run(name: str) -> RunRecord:
+    from .local.run import run_store
+
+    store = run_store()
+    latest = next((record for record in store.list_runs(1_000_000) if record.label == name), None)
+    return latest or store.get_run(name)
+
+
+def _record_json(record: RunRecord) -> dict[str, Any]:
+    return {
+        "run_id": record.run_id,
+        "scan_id": record.label,
+        "scan": record.scan,
+        "status": record.status,
+        "error": record.error,
+        "started": record.started,
+        "finished": record.finished,
+        "run_directory": record.run_directory,
+        "recipe_id": record.recipe_id,
+    }
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _indented(cause: Any) -> str:
+    text = cause if isinstance(cause, str) else json.dumps(cause, indent=1)
+    return "\n".join(f"    {line}" for line in text.replace("\\n", "\n").splitlines())
+
+
+def _stop(error: Exception, code: int) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The whole run on one machine: from a raw scan to metrics in the index, through the command that a user types."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from runs import Pipeline, arrays, assert_same_result
+
+from tomopipe.functions.rundir import RunDirectory
+from tomopipe.functions.simulation import SimulationSettings, simulate_scan
+from tomopipe.functions.simulation.comparison import compare_with_truth
+
+SETTINGS = SimulationSettings(columns=96, rows=40, angles=140, n_flats=6, n_darks=4, inclusion_radius_px=5.0, seed=3)
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate_scan(SETTINGS, tmp_path_factory.mktemp("scan") / "foam.h5")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return Pipeline(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def finished(scan: Path, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return pipeline.run(scan, tmp_path_factory.mktemp("results"), "--slab", 16)
+
+
+def test_metrics_agree_with_the_truth(finished: RunDirectory, scan: Path) -> None:
+    truth = json.loads(scan.with_suffix(".truth.json").read_text())
+    compared = {name: (measured, true) for name, measured, true in compare_with_truth(finished, truth)}
+    assert compared["center_px"][0] == pytest.approx(compared["center_px"][1], abs=0.25)
+    assert compared["phase_fraction_percent"][0] == pytest.approx(compared["phase_fraction_percent"][1], abs=1.0)
+    assert compared["surface_area_um2"][0] == pytest.approx(compared["surface_area_um2"][1], rel=0.04)
+    assert compared["equivalent_diameter_mean_um"][0] == pytest.approx(
+        compared["equivalent_diameter_mean_um"][1], rel=0.06
+    )
+    assert compared["object_count"][0] == pytest.approx(compared["object_count"][1], rel=0.15)
+
+
+def test_run_directory_is_as_documented(finished: RunDirectory) -> None:
+    names = {path.name for path in finished.root.iterdir()}
+    assert {
+        "run.json", "projections", "projections.h5", "reconstruction.zarr", "denoised.zarr", "phases", "labels.h5",
+        "labels.json", "objects.csv", "report.html", "previews", "receipts", "sample.h5",
+    } == names  # fmt: skip
+    receipts = sorted(path.name for path in (finished.root / "receipts" / "reconstruct").iterdir())
+    assert receipts == ["000000-000016.json", "000016-000032.json", "000032-000040.json"]
+    run = finished.read_run()
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", run["scan"]["checksum"])
+    assert (finished.root / run["scan"]["path"]).is_file()
+
+
+def test_report_is_one_file_that_needs_no_network(finished: RunDirectory) -> None:
+    page = finished.report.read_text()
+    outside: list[str] = []
+
+    class Collector(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            outside.extend(
+                value
+                for name, value in attributes
+                if name in ("src", "href") and value and not value.startswith(("data:", "#"))
+            )
+
+    Collector().feed(page)
+    assert not outside
+    for words in ("Reconstruction", "Denoised", "Phases", "Objects", "Rotation centre", "porosity", "sinogram"):
+        assert words in page
+    assert {path.suffix for path in finished.previews.iterdir()} == {".png"}
+
+
+def test_metrics_hold_no_nan_and_name_their_units(finished: RunDirectory) -> None:
+    def refuse(text: str) -> float:
+        raise AssertionError(text)
+
+    sidecar = json.loads(finished.metrics.read_text(), parse_constant=refuse)
+    assert sidecar["metrics"]["porosity_percent"] > 0
+    assert all(isinstance(value, float) for value in sidecar["metrics"].values())
+    assert None not in sidecar["quality"].values()
+
+
+def test_the_store_knows_the_run(finished: RunDirectory, pipeline: Pipeline) -> None:
+    runs = json.loads(pipeline("runs", "--json").stdout)
+    ours = next(run for run in runs if run["run_directory"] == str(finished.root))
+    assert ours["status"] == "SUCCEEDED"
+    status = pipeline("status", ours["run_id"][:8])
+    assert "PublishMetrics" in status.stdout
+    assert pipeline("status", "foam").returncode == 0
+    log = pipeline("log", ours["run_id"])
+    assert "FlowSucceeded" in log.stdout
+    report = pipeline("report", ours["run_id"])
+    assert report.stdout.strip() == str(finished.report)
+    found = json.loads(pipeline("search", "porosity > 1 and status:succeeded", "--json").stdout)
+    assert any(hit["subject"].endswith(f"foam/{finished.root.name}") for hit in found)
+    assert json.loads(pipeline("search", "porosity > 99", "--json").stdout) == []
+    assert pipeline("status", "nonsense").returncode == 2
+
+
+def test_the_same_command_again_does_nothing_twice(finished: RunDirectory, scan: Path, pipeline: Pipeline) -> None:
+    receipts = {path: path.read_bytes() for path in finished.root.glob("receipts/*/*.json")}
+    assert pipeline.run(scan, finished.root.parents[1], "--slab", 8) == finished
+    assert {path: path.read_bytes() for path in finished.root.glob("receipts/*/*.json")} == receipts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [("--slab", 8), ("--slab", 40), ("--slab", 16, "--workers", 2), ("--slab", 24, "--memory", "400M")],
+    ids=["slab8", "slab40", "two-workers", "little-memory"],
+)
+def test_numbers_do_not_depend_on_the_cut(
+    finished: RunDirectory, scan: Path, pipeline: Pipeline, tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    assert_same_result(finished, pipeline.run(scan, tmp_path, *options))
+
+
+@pytest.mark.slow
+def test_numbers_do_not_depend_on_what_is_kept(
+    finished: RunDirectory, scan: Path, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    lean = pipeline.run(scan, tmp_path, "--set", "keep=[]")
+    assert not (lean.root / "projections").exists()
+    assert not (lean.root / "denoised.zarr").exists()
+    assert_same_result(finished, lean)
+
+
+def test_another_centre_reuses_what_came_before(finished: RunDirectory, scan: Path, pipeline: Pipeline) -> None:
+    results = finished.root.parents[1]
+    moved = pipeline.run(scan, results, "--from", "reconstruct", "--set", "reconstruction.center=47.0")
+    assert moved.root.parent == finished.root.parent
+    assert moved.root != finished.root
+    entry = moved.read_run()["stages"]["preprocess"]
+    assert entry["output"] == f"../{finished.root.name}/projections"
+    assert not moved.receipts("preprocess")
+    assert not np.array_equal(arrays(moved)["reconstruction"], arrays(finished)["reconstruction"])
+
+
+def test_from_refuses_to_compute_what_comes_before(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    done = pipeline("run", scan, "--output", tmp_path, "--from", "segment")
+    assert done.returncode == 1
+    assert "needs the output of preprocess" in done.stderr
+
+
+def test_stages_can_be_left_out(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    run = pipeline.run(scan, tmp_path, "--skip", "denoise", "--skip", "separate_objects")
+    assert not (run.root / "denoised.zarr").exists()
+    with h5py.File(run.labels) as file:
+        assert list(file) == ["phases"]
+    metrics = json.loads(run.metrics.read_text())["metrics"]
+    assert "object_count" not in metrics
+    assert "porosity_percent" in metrics
+
+
+def test_without_segmentation_there_is_still_a_report(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    run = pipeline.run(scan, tmp_path, "--skip", "segment")
+    assert json.loads(run.metrics.read_text())["metrics"] == {}
+    assert not run.labels.exists()
+    assert "Reconstruction" in run.report.read_text()
+
+
+def test_results_are_copied_where_asked(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    run = pipeline.run(scan, tmp_path / "results", "--skip", "denoise", "--copy-to", tmp_path / "share")
+    copy = RunDirectory(tmp_path / "share" / run.root.relative_to(tmp_path / "results"))
+    assert copy.metrics.read_bytes() == run.metrics.read_bytes()
+    assert copy.report.is_file()
+
+
+def test_a_failed_stage_fails_the_run_and_is_searchable(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    options = ("--set", "reconstruction.filter=hann", "--set", "reconstruction.center=48.0")
+    run = pipeline.run(scan, tmp_path, "--slab", 16, *options)
+    (run.root / "projections" / "000016-000032.h5").unlink()
+    for receipt in (run.root / "receipts" / "reconstruct").iterdir():
+        receipt.unlink()
+    failed = pipeline("run", scan, "--output", tmp_path, *options)
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    for words in ("reconstruct, rows 16 to 32", "000016-000032.h5"):
+        assert words in failed.stderr
+    assert len(run.receipts("reconstruct")) == 2, "the other slabs are kept"
+    (hit,) = json.loads(pipeline("search", f"status:failed and {tmp_path.name}", "--json").stdout)[:1]
+    assert hit["content"]["failure"]["stage"] == "Reconstruct"
+    assert "000016-000032.h5" in hit["content"]["failure"]["cause"]
+
+
+def test_dry_run_starts_nothing(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    done = pipeline("run", scan, "--output", tmp_path / "new", "--dry-run", "--json")
+    plan = json.loads(done.stdout)
+    assert plan["stages"].startswith("Preprocess Reconstruct")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_stops_in_order_and_says_how_to_resume(
+    scan: Path, finished: RunDirectory, pipeline: Pipeline, tmp_path: Path, workers: int
+) -> None:
+    process = pipeline.start("run", scan, "--output", tmp_path, "--slab", 8, "--workers", workers)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("foam/*/receipts/denoise/*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert "resume with: tomopipe run" in said
+    assert_same_result(finished, pipeline.run(scan, tmp_path))
+
+
+@pytest.mark.slow
+def test_real_tooth_runs_to_metrics(real_scan, pipeline: Pipeline, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run = pipeline.run(real_scan("tooth.h5"), tmp_path)
+    assert 295.0 <= run.read_run()["resolved"]["center_px"] <= 296.5
+    assert json.loads(run.metrics.read_text())["metrics"]["phase_fraction_percent_2"] > 10
