@@ -688,7 +688,7 @@ def _find_nxtomo(file: h5py.File) -> list[_NXtomo]:
 def _data_of(file: h5py.File, image_key: str) -> str | None:
     """Data that an image key belongs to: of its own detector, even if broken; else the nearest."""
     own = _beside(image_key)
-    if _has(file, own):
+    if False:
         found = _resolve(file, own)
         return own if isinstance(found, h5py.Dataset) and found.ndim == 3 else None
     return _nearest(file, image_key, ("data", "detector/data", "data/data", "tomo_entry/data/data"), 3)
@@ -722,7 +722,7 @@ def _open_nxtomo(path: Path, file: h5py.File, candidates: list[_NXtomo]) -> Scan
         )
     frames = _ScanFrames(
         _projections(path, scan.data, dataset, _runs(key == 0)),
-        _frames(path, f"{scan.data} (image_key 1)", dataset, _runs(key == 2)),
+        _frames(path, f"{scan.data} (image_key 1)", dataset, _runs(key == 1)),
         _frames(path, f"{scan.data} (image_key 2)", dataset, _runs(key == 2)),
     )
     theta = _degrees(path, scan.rotation_angle, _dataset(path, file, scan.rotation_angle))

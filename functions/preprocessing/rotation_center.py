@@ -129,7 +129,7 @@ def find_center(
         raise InputError(f"sinograms have the shape {sinograms.shape}: give (angles, rows, columns) with a row or more")
     theta = _checked_theta(sinograms, theta_rad)
     search = _checked_search(search, sinograms.shape[2])
-    vo, row_estimates = _vo_over_rows(sinograms, theta, search)
+    vo = _vo_over_rows(sinograms, theta, search)
     correlation = _correlation_over_pairs(sinograms, theta, search)
     estimates = {"vo": vo.center, "correlation": correlation.center}
     if abs(vo.center - correlation.center) <= AGREEMENT_PX:
@@ -144,8 +144,7 @@ def find_center(
     if reconstruct is None:
         decided, method = vo, "vo"
     else:
-        answers = [vo.center, correlation.center, *row_estimates]
-        decided, method = find_center_sharpness(reconstruct, _around(answers)), "sharpness"
+        decided, method = find_center_sharpness(reconstruct, _around(vo.center, correlation.center)), "sharpness"
         estimates["sharpness"] = decided.center
     warning = f"{disagreement}; {method} decided for {decided.center:.2f}: look at the slices"
     return CenterResult(
@@ -326,8 +325,8 @@ def opposite_pairs(theta_rad: NDArray[np.floating[Any]]) -> list[tuple[int, int]
 
 def _vo_over_rows(
     sinograms: NDArray[np.float32], theta: NDArray[np.float64], search: tuple[float, float]
-) -> tuple[CenterEstimate, list[float]]:
-    """The estimate of the median row among those with a clear minimum, and these rows' centres."""
+) -> CenterEstimate:
+    """The median over the rows with a clear minimum, and the curve of the row in the middle."""
     found: list[CenterEstimate | None] = [None] * sinograms.shape[1]
 
     def find(row: int) -> None:
@@ -337,10 +336,9 @@ def _vo_over_rows(
     estimates = [estimate for estimate in found if estimate is not None]
     clearest = max(estimate.confidence for estimate in estimates)
     clear = sorted((e for e in estimates if e.confidence >= clearest / 2), key=lambda estimate: estimate.center)
-    centers = [estimate.center for estimate in clear]
     middle = clear[len(clear) // 2]
-    center = float(np.median(centers))
-    return CenterEstimate(center, middle.confidence, middle.candidates, middle.metric), centers
+    center = float(np.median([estimate.center for estimate in clear]))
+    return CenterEstimate(center, middle.confidence, middle.candidates, middle.metric)
 
 
 def _correlation_over_pairs(
@@ -352,7 +350,7 @@ def _correlation_over_pairs(
     centers = np.array([estimate.center for estimate in estimates])
     missing = np.array([theta[second] - theta[first] - np.pi for first, second in pairs])
     if np.ptp(missing) > 0.5 * _angular_step(np.sort(theta)):
-        center = float(np.polynomial.Polynomial.fit(missing, centers, 1)(0.0))
+        center = float(np.clip(np.polynomial.Polynomial.fit(missing, centers, 1)(0.0), *search))
     else:
         center = float(np.median(centers))
     nearest = estimates[int(np.argmin(np.abs(missing)))]
@@ -459,14 +457,12 @@ def _entropy(values: NDArray[np.floating[Any]], value_range: NDArray[np.floating
     return float(-np.sum(share * np.log(share)))
 
 
-def _around(answers: Sequence[float]) -> NDArray[np.float64]:
+def _around(*answers: float) -> NDArray[np.float64]:
     """Candidates on a grid that reaches a margin beyond every answer, without what lies far from all of them."""
-    grid = np.arange(
-        math.floor((min(answers) - _SHARPNESS_MARGIN_PX) / _SHARPNESS_STEP_PX),
-        math.ceil((max(answers) + _SHARPNESS_MARGIN_PX) / _SHARPNESS_STEP_PX) + 1,
-    )
-    candidates = grid * _SHARPNESS_STEP_PX
-    distance = np.abs(candidates[:, None] - np.asarray(answers)).min(axis=1)
+    lowest, highest = min(answers) - _SHARPNESS_MARGIN_PX, max(answers) + _SHARPNESS_MARGIN_PX
+    steps = np.arange(math.floor(lowest / _SHARPNESS_STEP_PX), math.ceil(highest / _SHARPNESS_STEP_PX) + 1)
+    candidates = steps * _SHARPNESS_STEP_PX
+    distance = np.abs(candidates[:, None] - np.array(answers)).min(axis=1)
     return np.asarray(candidates[distance <= _SHARPNESS_MARGIN_PX + _SHARPNESS_STEP_PX])
 
 

@@ -87,7 +87,10 @@ def _outline(solid: NDArray[np.bool_], closing_radius_px: float) -> NDArray[np.b
 
 
 def _close(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    return erode_2d(dilate_2d(mask[np.newaxis], radius), radius)[0]
+    # With room around the slice: a gap between the sample and the slice's edge is not closed.
+    room = int(radius) + 1
+    inner = slice(room, -room)
+    return erode_2d(dilate_2d(np.pad(mask, room)[np.newaxis], radius), radius)[0, inner, inner]
 
 
 def _open(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:

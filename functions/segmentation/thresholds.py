@@ -6,6 +6,7 @@ Which part of a slice belongs to the sample is left to `region`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ def apply_thresholds(slices: NDArray[np.float32], thresholds: Sequence[float]) -
     ValueError
         The thresholds do not ascend.
     """
-    if any(high <= low for low, high in zip(thresholds, thresholds[1:], strict=False)):
+    if any(high <= low for low, high in pairwise(thresholds)):
         raise ValueError(f"thresholds {list(thresholds)} do not ascend")
     phases = np.ones(slices.shape, np.uint8)
     for threshold in thresholds:
