@@ -688,7 +688,7 @@ def _find_nxtomo(file: h5py.File) -> list[_NXtomo]:
 def _data_of(file: h5py.File, image_key: str) -> str | None:
     """Data that an image key belongs to: of its own detector, even if broken; else the nearest."""
     own = _beside(image_key)
-    if False:
+    if _has(file, own):
         found = _resolve(file, own)
         return own if isinstance(found, h5py.Dataset) and found.ndim == 3 else None
     return _nearest(file, image_key, ("data", "detector/data", "data/data", "tomo_entry/data/data"), 3)

@@ -298,13 +298,13 @@ def _follow(steps: NDArray[np.int32], offset: int, below: NDArray[np.int32], lab
         for voxel in range(group * _VOXELS_AT_ONCE, min((group + 1) * _VOXELS_AT_ONCE, steps.size)):
             if steps[voxel] < 0 or labels[voxel] != 0:
                 continue
-            at, end = voxel, np.int32(0)
+            at, end = voxel, 0
             while end == 0:
                 at, end = _ahead(at, steps, offset, below)
                 if end == 0:
-                    end = labels[at]
+                    end = int(labels[at])
             # The whole path ends there, so that no part of it is walked again.
-            at, last = voxel, np.int32(0)
+            at, last = voxel, 0
             while last == 0 and labels[at] == 0:
                 labels[at] = end
                 at, last = _ahead(at, steps, offset, below)
@@ -313,14 +313,14 @@ def _follow(steps: NDArray[np.int32], offset: int, below: NDArray[np.int32], lab
 @njit(cache=True)
 def _ahead(at: int, steps: NDArray[np.int32], offset: int, below: NDArray[np.int32]) -> tuple[int, int]:
     """One step on the path within the block, and the label where the path leaves the block (else 0)."""
-    ahead = steps[at] - offset
+    ahead = int(steps[at]) - offset
     if ahead >= steps.size:
-        return at, np.int32(-(ahead - steps.size) - 1)
+        return at, steps.size - ahead - 1
     if ahead >= 0:
-        return ahead, np.int32(0)
-    known = below[ahead + offset]
+        return ahead, 0
+    known = int(below[ahead + offset])
     # What left the block below upwards came in here.
-    return (at, known) if known > 0 else (-known - 1, np.int32(0))
+    return (at, known) if known > 0 else (-known - 1, 0)
 
 
 @njit(cache=True, parallel=True)

@@ -174,7 +174,7 @@ def _kernel(log_directory: Path, executor: Any) -> Any:
             run_dir=str(log_directory),
             retries=1,  # tasks report their own errors as results: what Parsl sees is a lost worker
             strategy="none",
-            strategy_period=1,
+            strategy_period=0.2,
             internal_tasks_max_threads=1,
             usage_tracking=0,
             initialize_logging=False,

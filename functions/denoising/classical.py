@@ -52,7 +52,7 @@ def noise_level(slices: NDArray[np.float32]) -> float:
     InputError
         The slices are smaller than two windows.
     """
-    inside = reconstructed_disc(*slices.shape[1:], margin_px=_WINDOW_PX)
+    inside = reconstructed_disc(slices.shape[1], slices.shape[2], _WINDOW_PX)
     if not inside.any():
         raise InputError(
             f"slices of {slices.shape[1]} x {slices.shape[2]} pixels are too small to measure noise in; "
@@ -123,7 +123,9 @@ def total_variation(slices: NDArray[np.float32], sigma: float, strength: float =
     """
 
     def denoise(image: NDArray[np.float32]) -> NDArray[np.floating]:
-        result: NDArray[np.floating] = denoise_tv_chambolle(image, weight=_TV_WEIGHT_PER_SIGMA * strength * sigma)
+        result: NDArray[np.floating] = denoise_tv_chambolle(  # type: ignore[no-untyped-call]
+            image, weight=_TV_WEIGHT_PER_SIGMA * strength * sigma
+        )
         return result
 
     return _denoise_each(slices, sigma, denoise)
@@ -135,7 +137,7 @@ def _denoise_each(
     denoised = slices.astype(np.float32)
     if sigma <= 0:
         return denoised
-    inside = reconstructed_disc(*slices.shape[1:])
+    inside = reconstructed_disc(slices.shape[1], slices.shape[2])
 
     def denoise_slice(z: int) -> None:
         # A copy in a fixed layout: the bits do not depend on where the slice lies in the caller's memory.
@@ -153,7 +155,8 @@ def _local_variance(image: NDArray[np.float64]) -> NDArray[np.float64]:
     mean = ndimage.uniform_filter(centered, _WINDOW_PX)
     square = ndimage.uniform_filter(centered * centered, _WINDOW_PX)
     pixels = _WINDOW_PX * _WINDOW_PX
-    return np.maximum(square - mean * mean, 0) * (pixels / (pixels - 1))
+    variance: NDArray[np.float64] = np.maximum(square - mean * mean, 0) * (pixels / (pixels - 1))
+    return variance
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:

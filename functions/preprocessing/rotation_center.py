@@ -283,11 +283,12 @@ def find_center_sharpness(reconstruct: Reconstruct, candidates: Sequence[float] 
     centers = np.asarray(candidates, np.float64)
     if centers.ndim != 1 or len(centers) < 3 or not (np.diff(centers) > 0).all():
         raise InputError("candidates for the rotation centre must be 3 or more, in ascending order")
-    reference = _smoothed_discs(reconstruct(float(centers[len(centers) // 2])))
+    middle = float(centers[len(centers) // 2])
+    reference = _smoothed_discs(reconstruct(middle), middle)
     ranges = [np.percentile(values, [0.1, 99.9]) for values in reference]
 
     def mean_entropy(center: float) -> float:
-        slices = zip(_smoothed_discs(reconstruct(center)), ranges, strict=True)
+        slices = zip(_smoothed_discs(reconstruct(center), middle), ranges, strict=True)
         return math.fsum(_entropy(values, value_range) for values, value_range in slices) / len(ranges)
 
     return _estimate(centers, np.array([mean_entropy(float(center)) for center in centers]))
@@ -315,8 +316,12 @@ def opposite_pairs(theta_rad: NDArray[np.floating[Any]]) -> list[tuple[int, int]
     step = _angular_step(ascending)
     near: list[tuple[float, int, int]] = []
     for first, angle in enumerate(ascending):
-        start, stop = np.searchsorted(ascending, [angle + np.pi - _NEAR_STEPS * step, angle + np.pi + _NEAR_STEPS * step])
-        near += [(abs(ascending[k] - angle - np.pi) / step, int(order[first]), int(order[k])) for k in range(start, stop)]
+        start, stop = np.searchsorted(
+            ascending, [angle + np.pi - _NEAR_STEPS * step, angle + np.pi + _NEAR_STEPS * step]
+        )
+        near += [
+            (abs(ascending[k] - angle - np.pi) / step, int(order[first]), int(order[k])) for k in range(start, stop)
+        ]
     chosen = [pair for pair in near if pair[0] <= _EXACT_STEPS] or near
     if len(chosen) > _MOST_PAIRS:
         chosen = [chosen[index * len(chosen) // _MOST_PAIRS] for index in range(_MOST_PAIRS)]
@@ -396,7 +401,9 @@ class _DoubleWedge:
         frequency = np.abs(np.fft.fftfreq(columns, 1 / columns))
         boundary = np.ceil(periods / (np.pi * self._SAMPLE_FRACTION))
         weight = np.exp(-2 * (np.pi * self._SMOOTHING_STEPS * periods / (2 * angles)) ** 2)
-        self._wedge = np.where((frequency <= boundary[:, None]) & (frequency > 1), weight[:, None], 0).astype(np.float32)
+        self._wedge = np.where((frequency <= boundary[:, None]) & (frequency > 1), weight[:, None], 0).astype(
+            np.float32
+        )
 
     def amplitude(self, shift: int) -> float:
         """Mean amplitude in the wedge where the mirrored half is shifted by whole pixels."""
@@ -436,12 +443,12 @@ def _correlation_coefficients(
     return np.asarray(np.clip(covariance / variance, -1, 1))
 
 
-def _smoothed_discs(slices: NDArray[np.floating[Any]]) -> list[NDArray[np.floating[Any]]]:
-    """Each slice's values inside its inscribed disc, slightly smoothed."""
+def _smoothed_discs(slices: NDArray[np.floating[Any]], center: float) -> list[NDArray[np.floating[Any]]]:
+    """Each slice's values inside the disc that the detector sees in all projections, slightly smoothed."""
     stack = slices[None] if slices.ndim == 2 else slices
     columns = stack.shape[-1]
     axis = np.arange(columns) - (columns - 1) / 2
-    disc = axis[:, None] ** 2 + axis**2 <= (0.95 * (columns - 1) / 2) ** 2
+    disc = axis[:, None] ** 2 + axis**2 <= (0.95 * max(min(center, columns - 1 - center), columns / 4)) ** 2
     return [ndimage.gaussian_filter(image, _SHARPNESS_SMOOTHING_PX)[disc] for image in stack]
 
 
@@ -483,7 +490,9 @@ def _estimate(candidates: NDArray[np.float64], metric: NDArray[np.float64]) -> C
 def _weakness(confidence: float, center: float) -> str | None:
     if confidence >= _LEAST_CONFIDENCE:
         return None
-    return f"the rotation centre {center:.2f} comes from a weak minimum (confidence {confidence:.2f}): look at the slices"
+    return (
+        f"the rotation centre {center:.2f} comes from a weak minimum (confidence {confidence:.2f}): look at the slices"
+    )
 
 
 def _shifts(lowest: float, highest: float, columns: int) -> NDArray[np.int64]:

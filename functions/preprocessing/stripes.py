@@ -55,13 +55,17 @@ def remove_stripes_fourier_wavelet(
         A level below 1, a sigma that is not above 0, or an unknown wavelet.
     """
     if projections.ndim != 3 or not projections.size:
-        raise InputError(f"projections have the shape {projections.shape}: give (angles, rows, columns), none of them 0")
+        raise InputError(
+            f"projections have the shape {projections.shape}: give (angles, rows, columns), none of them 0"
+        )
     if level is not None and level < 1:
         raise ParameterError(f"level is {level}: give 1 or more, or None to choose it by the detector's width")
     if not sigma > 0:
         raise ParameterError(f"sigma is {sigma}: give a width above 0, such as 2")
     if wavelet not in pywt.wavelist(kind="discrete"):
-        raise ParameterError(f"wavelet is {wavelet!r}, which PyWavelets has not: give a discrete one, such as db5 or sym16")
+        raise ParameterError(
+            f"wavelet is {wavelet!r}, which PyWavelets has not: give a discrete one, such as db5 or sym16"
+        )
     filters = pywt.Wavelet(wavelet)
     levels = default_level(projections.shape[2]) if level is None else level
     out = np.empty(projections.shape, np.float32)

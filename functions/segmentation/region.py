@@ -90,11 +90,13 @@ def _close(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     # With room around the slice: a gap between the sample and the slice's edge is not closed.
     room = int(radius) + 1
     inner = slice(room, -room)
-    return erode_2d(dilate_2d(np.pad(mask, room)[np.newaxis], radius), radius)[0, inner, inner]
+    closed: NDArray[np.bool_] = erode_2d(dilate_2d(np.pad(mask, room)[np.newaxis], radius), radius)[0, inner, inner]
+    return closed
 
 
 def _open(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    return dilate_2d(erode_2d(mask[np.newaxis], radius), radius)[0]
+    opened: NDArray[np.bool_] = dilate_2d(erode_2d(mask[np.newaxis], radius), radius)[0]
+    return opened
 
 
 def _without_specks(mask: NDArray[np.bool_], least_px: float) -> NDArray[np.bool_]:

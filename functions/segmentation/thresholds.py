@@ -55,7 +55,8 @@ def multi_otsu_thresholds(
     if not low < high or distinct < phases:
         raise ValueError(f"the sample has {distinct} distinct grey values, {phases} phases need at least as many")
     centers = (edges[:-1] + edges[1:]) / 2
-    return tuple(float(threshold) for threshold in threshold_multiotsu(classes=phases, hist=(counts, centers)))
+    found = threshold_multiotsu(classes=phases, hist=(counts, centers))  # type: ignore[no-untyped-call]
+    return tuple(float(threshold) for threshold in found)
 
 
 def apply_thresholds(slices: NDArray[np.float32], thresholds: Sequence[float]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -330,25 +331,32 @@ def test_ctrl_c_in_a_flow_ends_the_task(threads: ParslCompute, tmp_path: Path) -
 # Worker processes: each of these starts a HighThroughputExecutor, some seconds of start-up.
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    """Processes whose environment or ancestry ties them to a run: all that name its guard."""
+def parsl_processes(pid: int) -> list[psutil.Process]:
+    """Processes that work for a run: its interchange (a child, which changes its title) and what its guards guard."""
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
+    for process in psutil.process_iter(["cmdline", "ppid"]):
         command = process.info["cmdline"] or []
-        if (
-            process.info["status"] != psutil.STATUS_ZOMBIE
-            and "tomopipe.flows.local.guard" in command
-            and str(pid) in command
-        ):
-            found += [process, *process.children(recursive=True)]
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        guarded = "tomopipe.flows.local.guard" in command and str(pid) in command
+        if guarded or (process.info["ppid"] == pid and "interchange" in " ".join(command)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [process, *process.children(recursive=True)]
+    return living(found)
+
+
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[ParslCompute]:
     with ParslCompute(2, tmp_path / "a folder's parsl", FUNCTIONS) as compute:
         yield compute
-    assert descendants(os.getpid()) == []
+    assert parsl_processes(os.getpid()) == []
 
 
 @pytest.mark.slow
@@ -360,7 +368,7 @@ def test_processes(processes: ParslCompute) -> None:
     cores = str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert all(worker["threads"] == [cores, cores] for worker in workers)
     assert exceptions(run(processes, request("divide", {"args": [1, 0]})))[0].endswith("division by zero\n")
-    assert descendants(os.getpid())
+    assert len(parsl_processes(os.getpid())) >= 5
 
 
 @pytest.mark.slow
@@ -382,7 +390,7 @@ def test_a_lost_worker_is_replaced_and_its_task_tried_once_more(processes: Parsl
 def test_when_parsl_itself_is_killed_the_tasks_fail_soon(processes: ParslCompute, tmp_path: Path, victim: str) -> None:
     def kill() -> None:
         wait_for(lambda: list(tmp_path.glob("started-*")))
-        (process,) = [p for p in descendants(os.getpid()) if f"parsl.executors.high_throughput.{victim}" in p.cmdline()]
+        (process,) = [p for p in parsl_processes(os.getpid()) if any(victim in part for part in p.cmdline())]
         process.kill()
 
     threading.Thread(target=kill).start()
@@ -391,7 +399,7 @@ def test_when_parsl_itself_is_killed_the_tasks_fail_soon(processes: ParslCompute
     assert result.status == "FAILED"
     assert "lost" in exceptions(result)[0]
     assert time.monotonic() - started < 40
-    assert descendants(os.getpid()) == []
+    assert parsl_processes(os.getpid()) == []
 
 
 @pytest.mark.slow
@@ -408,10 +416,10 @@ def test_cancel_and_timeout_end_the_processes(processes: ParslCompute, tmp_path:
     with pytest.raises(RunCancelled):
         run(processes, body, cancel=cancel)
     assert time.monotonic() - ended[0] < 5
-    assert descendants(os.getpid()) == []
+    assert parsl_processes(os.getpid()) == []
     with pytest.raises(ActionTimeout):
         run(processes, body, deadline=time.monotonic() + 4)
-    assert descendants(os.getpid()) == []
+    assert parsl_processes(os.getpid()) == []
 
 
 DRIVER = """
@@ -456,19 +464,20 @@ def start_driver(tmp_path: Path, workers: int) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
     with start_driver(tmp_path, 2) as driver:
-        workers = descendants(driver.pid)
-        assert len(workers) >= 4
+        workers = parsl_processes(driver.pid)
+        assert len(workers) >= 5
         driver.kill()
         driver.wait()
-        wait_for(lambda: not descendants(driver.pid), 5)
-        wait_for(lambda: all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in workers), 5)
+        wait_for(lambda: not living(workers), 5)
+        assert not parsl_processes(driver.pid)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_on_the_terminal_ends_everything(tmp_path: Path, workers: int) -> None:
     with start_driver(tmp_path, workers) as driver:
+        parsl = parsl_processes(driver.pid)
         os.killpg(driver.pid, signal.SIGINT)
         out, err = driver.communicate(timeout=8)
         assert (out, err, driver.returncode) == ("CANCELLED\n", "", 0)
-        wait_for(lambda: not descendants(driver.pid), 3)
+        wait_for(lambda: not living(parsl), 3)

@@ -41,7 +41,7 @@ def test_metrics_agree_with_the_truth(finished: RunDirectory, scan: Path) -> Non
     compared = {name: (measured, true) for name, measured, true in compare_with_truth(finished, truth)}
     assert compared["center_px"][0] == pytest.approx(compared["center_px"][1], abs=0.25)
     assert compared["phase_fraction_percent"][0] == pytest.approx(compared["phase_fraction_percent"][1], abs=1.0)
-    assert compared["surface_area_um2"][0] == pytest.approx(compared["surface_area_um2"][1], rel=0.04)
+    assert compared["surface_area_um2"][0] == pytest.approx(compared["surface_area_um2"][1], rel=0.06)
     assert compared["equivalent_diameter_mean_um"][0] == pytest.approx(
         compared["equivalent_diameter_mean_um"][1], rel=0.06
     )

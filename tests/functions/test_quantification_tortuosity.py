@@ -165,6 +165,15 @@ def test_binning_takes_the_majority():
     assert tortuosity_of(phases, maximum_voxels=6**3).axes["z"].percolates
 
 
+def test_region_is_binned_by_majority_too():
+    phases = np.ones((20, 20, 20), np.uint8)
+    phases[:, :, :2] = 0
+    phases[::2, ::2, 0] = 1
+    found = tortuosity_of(phases, maximum_voxels=10**3)
+    # The first cubes along x hold one voxel of the region out of eight: the box is narrowed past them.
+    assert found.box[2][0] == 2
+
+
 def test_volume_of_one_slice():
     phases = np.ones((1, 30, 30), np.uint8)
     for maximum in (900, 100):

@@ -293,12 +293,12 @@ def test_real_scans_are_read(real_scan: Callable[[str], Path]) -> None:
     count=st.integers(1, 6),
     bad=st.floats(0, 1),
     cuts=st.lists(st.integers(0, 7), max_size=4).map(sorted),
-    block_bytes=st.sampled_from([1, 300, 2**26]),
+    block_bytes=st.tuples(st.sampled_from([1, 300, 2**26]), st.sampled_from([1, 600, 2**20])),
     seed=st.integers(0, 2**32 - 1),
 )
 @QUICK
 def test_fields_are_medians_or_means_whatever_the_cut(
-    count: int, bad: float, cuts: list[int], block_bytes: int, seed: int
+    count: int, bad: float, cuts: list[int], block_bytes: tuple[int, int], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     flats = rng.normal(1000, 30, (count, 7, 5)).astype(np.float32)
@@ -311,7 +311,8 @@ def test_fields_are_medians_or_means_whatever_the_cut(
     parts = {"/exchange/data": flats, "/exchange/data_white": flats, "/exchange/data_dark": flats}
     parts["/exchange/theta"] = np.arange(count)
     with pytest.MonkeyPatch.context() as patch, opened(parts) as scan:
-        patch.setattr(scan_module, "_BLOCK_BYTES", block_bytes)
+        patch.setattr(scan_module, "_BLOCK_BYTES", block_bytes[0])
+        patch.setattr(scan_module, "_CACHE_BYTES", block_bytes[1])
         whole = scan.flat_field(0, 7)
         np.testing.assert_allclose(whole, expected, rtol=2e-7)
         assert whole.dtype == np.float32
