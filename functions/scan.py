@@ -470,7 +470,7 @@ def _why_not_opened(path: Path, reason: str) -> str:
     if "file signature not found" in reason:
         if path.stat().st_size == 0:
             return "is empty (0 bytes); copy it again from its source"
-        return f"is not an HDF5 file; {_LAYOUTS}: convert other formats first (dxchange.write_dxf writes the former)"
+        return f"is not an HDF5 file; {_LAYOUTS}: convert other formats first: tomopipe convert --help"
     if "lock" in reason or "already open" in reason:
         return f"is still open for writing ({reason}); wait until the detector has closed it"
     return f"cannot be opened as HDF5 ({reason}); copy it again from its source"

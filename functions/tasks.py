@@ -264,6 +264,7 @@ def _remove_leftovers(run: RunDirectory) -> None:
     for pattern in ("**/.*.part", "**/*.partial"):
         for path in run.root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(run.root / "progress", ignore_errors=True)
 
 
 def _report_progress(

@@ -222,7 +222,7 @@ def _take_higher(
     axes = abs(dz) + abs(dy) + abs(dx)
     if axes <= 1 or connectivity == 26 or (connectivity == 18 and axes == 2):
         for i in range(count):
-            higher = across[i] > best[i]
+            higher = across[i] >= best[i]
             best[i] = across[i] if higher else best[i]
             choice[i] = neighbor if higher else choice[i]
         return

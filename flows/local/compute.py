@@ -20,6 +20,7 @@ from .packed_task import function_code, pack, unpack_result
 from .parsl_pool import Pool, ProcessPool, ThreadPool
 
 _CHECK_INTERVAL_S = 0.2
+_POOL_TRIES = 2
 _FULL_TRACEBACKS = 3
 _MAX_SHORT_CHARACTERS = 300
 
@@ -29,7 +30,7 @@ class ParslCompute:
 
     One worker is a thread of this process; more are processes of a Parsl `HighThroughputExecutor` on the loopback
     address, which start with the first action and serve all later ones. They end with this process, however it ends.
-    A task whose worker is lost (killed, out of memory) is tried once more.
+    A task whose worker is lost (killed, out of memory) is tried once more; so are all where the workers as a whole are.
 
     Parameters
     ----------
@@ -117,19 +118,26 @@ class ParslCompute:
 
     def _outcomes(self, tasks: list[JsonObject | str], context: ActionContext) -> list[JsonObject]:
         outcomes: dict[int, JsonObject] = {number: task for number, task in enumerate(tasks) if isinstance(task, dict)}
+        for _ in range(_POOL_TRIES):
+            self._try(tasks, outcomes, context)
+            if len(outcomes) == len(tasks):
+                break
+            self.close()
+        return [outcomes.get(number) or _lost("all workers were") for number in range(len(tasks))]
+
+    def _try(self, tasks: list[JsonObject | str], outcomes: dict[int, JsonObject], context: ActionContext) -> None:
+        """Run the tasks that have no outcome yet, as far as the workers live."""
         pool = self._pool = self._pool or self._start()
-        futures = {pool.submit(task): number for number, task in enumerate(tasks) if isinstance(task, str)}
+        waiting = [(number, task) for number, task in enumerate(tasks) if number not in outcomes]
+        futures = {pool.submit(task): number for number, task in waiting if isinstance(task, str)}
         pending = set(futures)
         while pending and pool.alive():
             context.check()
             done, pending = wait(pending, timeout=_CHECK_INTERVAL_S, return_when=FIRST_COMPLETED)
-            outcomes.update({futures[future]: _outcome(future) for future in done})
+            ended = (future for future in done if future.exception() is None or pool.alive())
+            outcomes.update({futures[future]: _outcome(future) for future in ended})
             if done:
-                context.report(Progress(len(tasks) - len(pending), len(tasks), "task"))
-        outcomes.update({futures[future]: _lost("all workers are gone") for future in pending})
-        if pending or any(future.exception() is not None for future in futures):
-            self.close()
-        return [outcomes[number] for number in range(len(tasks))]
+                context.report(Progress(len(outcomes), len(tasks), "task"))
 
     def _start(self) -> Pool:
         try:

@@ -29,6 +29,7 @@ _PACKAGE = "parsl.executors.high_throughput"
 _HEARTBEAT_PERIOD_S = 1
 _HEARTBEAT_THRESHOLD_S = 60
 _STOP_TIMEOUT_S = 5.0
+_LOSS_REPORT_TIMEOUT_S = 5.0
 _THREAD_COUNTS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SAFE_PATH = re.compile(r"[\w./+-]+", re.ASCII)
 
@@ -131,15 +132,31 @@ class ProcessPool:
             provider=provider,
         )
         self._provider = provider
+        self._workers: set[psutil.Process] = set()
+        self._looked_at = self._explained_at = time.monotonic()
+        self._losses = 0
         with contextlib.ExitStack() as stack:
-            self._kernel = _kernel(stack.enter_context(_safe_path(log_directory)), self._executor)
+            log_path = stack.enter_context(_safe_path(log_directory))
+            self._kernel = _kernel(log_path, self._executor, retry_handler=self._note_loss)
             self._link = stack.pop_all()
 
     def submit(self, payload: str) -> Future[str]:
         return _submit(self._kernel, run_packed_in_worker, payload)
 
     def alive(self) -> bool:
-        return self._executor.interchange_proc.poll() is None and not self._executor.bad_state_is_set
+        """False also where a worker has died that ran no task: it may have held the lock of the task queue.
+
+        Python's queues never get over that, and Parsl does not notice; a worker that dies with a task is replaced.
+        """
+        if self._executor.interchange_proc.poll() is not None or self._executor.bad_state_is_set:
+            return False
+        now = time.monotonic()
+        if now - self._looked_at >= 1.0:
+            self._looked_at = now
+            self._workers |= self._manager_children()
+        if sum(not _runs(worker) for worker in self._workers) <= self._losses:
+            self._explained_at = now
+        return now - self._explained_at < _LOSS_REPORT_TIMEOUT_S
 
     def stop(self) -> None:
         processes = self._processes()
@@ -150,6 +167,11 @@ class ProcessPool:
         _end(processes)
         self._link.close()
 
+    def _note_loss(self, error: Exception, task: Any) -> float:
+        """Parsl's question what a failed try costs: one of its retries."""
+        self._losses += 1
+        return 1.0
+
     def _processes(self) -> list[psutil.Process]:
         heads = [self._executor.interchange_proc.pid, *(job["remote_pid"] for job in self._provider.resources.values())]
         found: list[psutil.Process] = []
@@ -159,12 +181,22 @@ class ProcessPool:
                 found += [*head.children(recursive=True), head]
         return found
 
+    def _manager_children(self) -> set[psutil.Process]:
+        """The workers, and two helpers of Python's as vital as they are."""
+        processes = self._processes()
+        children: set[psutil.Process] = set()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if _GUARD in process.cmdline():
+                    children.update(child for child in processes if child.ppid() == process.pid)
+        return children
+
 
 class _TaskStopped(BaseException):
     """Raised inside a task of the worker thread to end it; no ``except Exception`` of the task's holds it up."""
 
 
-def _kernel(log_directory: Path, executor: Any) -> Any:
+def _kernel(log_directory: Path, executor: Any, retry_handler: Callable[..., float] | None = None) -> Any:
     from parsl.config import Config
     from parsl.dataflow.dflow import DataFlowKernel
 
@@ -173,6 +205,7 @@ def _kernel(log_directory: Path, executor: Any) -> Any:
             executors=[executor],
             run_dir=str(log_directory),
             retries=1,  # tasks report their own errors as results: what Parsl sees is a lost worker
+            retry_handler=retry_handler,
             strategy="none",
             strategy_period=0.2,
             internal_tasks_max_threads=1,

@@ -504,7 +504,8 @@ def _half_turn(theta: NDArray[np.float64]) -> NDArray[np.intp]:
     """Indices, by ascending angle, of half a turn from the smallest angle on, its end left out."""
     order = np.argsort(theta, kind="stable")
     ascending = theta[order]
-    return order[ascending - ascending[0] < np.pi - 0.5 * _angular_step(ascending)]
+    half_turn: NDArray[np.intp] = order[ascending - ascending[0] < np.pi - 0.5 * _angular_step(ascending)]
+    return half_turn
 
 
 def _angular_step(ascending: NDArray[np.float64]) -> float:

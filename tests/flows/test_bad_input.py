@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 from runs import Pipeline
+
+from tomopipe.flows.cli import main
 
 Break = Callable[[Path], None]
 
@@ -117,17 +120,17 @@ def test_bad_options(good: Path, tmp_path: Path, options: list[str], words: list
     _refused(tmp_path, [good, *options], words)
 
 
-def test_no_room_for_the_result(good: Path, tmp_path: Path) -> None:
-    huge = tmp_path / "huge.h5"
-    with h5py.File(good) as file, h5py.File(huge, "w") as copy:
-        exchange = copy.create_group("exchange")
-        # Never written, so the file stays small: only its shape asks for room.
-        exchange.create_dataset("data", (24, 600_000, 4096), "u2", chunks=(1, 64, 4096), fillvalue=500)
-        for name in ("data_white", "data_dark"):
-            exchange.create_dataset(name, (1, 600_000, 4096), "u2", chunks=(1, 64, 4096), fillvalue=100 + len(name))
-        exchange["theta"] = file["exchange/theta"][:]
-        exchange["data_white"][0, :64] = 1000
-    _refused(tmp_path, [huge, "--memory", "100G"], ["GB", "are free", "--output"])
+def test_no_room_for_the_result(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    monkeypatch.setattr("sys.argv", ["tomopipe", "run", str(good), "--output", str(tmp_path / "results")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in ("are free", "--output", "keep=[]"))
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_few_nan_are_mended_and_reported(good: Path, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Writes docs/reference/parameters.md from the models that hold every default and description."""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tomopipe.functions.parameters import Parameters
+
+PAGE = Path(__file__).parent / "reference" / "parameters.md"
+
+
+def page() -> str:
+    """The page as Markdown."""
+    lines = [
+        "# Parameters",
+        "",
+        "Made from the models in `functions/parameters.py` by `docs/generate_parameters.py`. In a YAML file each section is a",
+        "mapping; on the command line a field is `--set section.field=value`. Fields marked (execution) say how the work is done and",
+        "never change a number: they take no part in the recipe.",
+        "",
+    ]
+    plain = []
+    for name, field in Parameters.model_fields.items():
+        section = field.annotation
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            plain.append((name, field))
+            continue
+        lines += [f"## {name}", "", section.__doc__ or "", "", *_table(section.model_fields.items()), ""]
+    lines += ["## Beside the sections", "", *_table(plain), ""]
+    return "\n".join(lines)
+
+
+def _table(fields: Any) -> list[str]:
+    rows = ["| field | values | default | |", "|---|---|---|---|"]
+    for name, field in fields:
+        default = field.get_default(call_default_factory=True)
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        mark = " (execution)" if extra.get("execution") else ""
+        rows.append(f"| `{name}` | {_values(field)} | `{json.dumps(default)}` | {field.description}{mark} |")
+    return rows
+
+
+def _values(field: FieldInfo) -> str:
+    signs = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")}
+    limits = [
+        f"{signs[type(limit)][0]} {getattr(limit, signs[type(limit)][1]):g}"
+        for limit in field.metadata
+        if type(limit) in signs
+    ]
+    return " ".join([_type(field.annotation), ", ".join(limits)]).strip()
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(a) for a in arguments if a is not type(None))
+    if origin is list:
+        return f"list of {_type(arguments[0])}"
+    if hasattr(annotation, "__metadata__"):
+        return _type(arguments[0])
+    return {int: "integer", float: "number", bool: "true, false", str: "text"}[annotation]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
