@@ -48,13 +48,19 @@ def _table(fields: Any) -> list[str]:
 
 
 def _values(field: FieldInfo) -> str:
+    return f"{_type(field.annotation)} {_limits(field.metadata)}".strip()
+
+
+def _limits(metadata: Any) -> str:
     signs = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")}
-    limits = [
-        f"{signs[type(limit)][0]} {getattr(limit, signs[type(limit)][1]):g}"
-        for limit in field.metadata
-        if type(limit) in signs
-    ]
-    return " ".join([_type(field.annotation), ", ".join(limits)]).strip()
+    found = []
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            found.append(_limits(item.metadata))
+        elif type(item) in signs:
+            sign, name = signs[type(item)]
+            found.append(f"{sign} {getattr(item, name):g}")
+    return ", ".join(found)
 
 
 def _type(annotation: Any) -> str:
@@ -66,7 +72,7 @@ def _type(annotation: Any) -> str:
     if origin is list:
         return f"list of {_type(arguments[0])}"
     if hasattr(annotation, "__metadata__"):
-        return _type(arguments[0])
+        return f"{_type(arguments[0])} {_limits(annotation.__metadata__)}".strip()
     return {int: "integer", float: "number", bool: "true, false", str: "text"}[annotation]
 
 

@@ -30,7 +30,7 @@ class Device:
 def worker_device() -> Device:
     """Device of this worker: the CPU, with the threads that its environment (`NUMBA_NUM_THREADS`) or the system grants."""
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return Device("cpu", max(1, min(granted, int(numba.config.NUMBA_NUM_THREADS))))
+    return Device("cpu", max(1, min(granted, numba.get_num_threads())))
 
 
 def hidden_gpus(requested: list[int] | None) -> str | None:

@@ -315,7 +315,7 @@ def _resolve(
         sample["denoised"] = slices
     if request.runs("segment"):
         resolved["thresholds"] = _thresholds(slices, parameters, scan)
-    low, high = np.percentile(slices[:, *_disc(scan.shape[2])], [0.5, 99.5])
+    low, high = np.percentile(slices[:, _disc(scan.shape[2])], [0.5, 99.5])
     resolved["grey_range"] = [_rounded(float(low)), _rounded(float(high))]
     return resolved, sample
 
@@ -333,9 +333,10 @@ def _thresholds(slices: NDArray[np.float32], parameters: Parameters, scan: Scan)
     return [_rounded(value) for value in found]
 
 
-def _disc(columns: int) -> tuple[NDArray[np.intp], ...]:
+def _disc(columns: int) -> NDArray[np.bool_]:
     axis = np.arange(columns) - (columns - 1) / 2
-    return np.nonzero(axis[:, None] ** 2 + axis**2 <= (0.95 * columns / 2) ** 2)
+    inside: NDArray[np.bool_] = axis[:, None] ** 2 + axis**2 <= (0.95 * columns / 2) ** 2
+    return inside
 
 
 def _center_summary(result: CenterResult) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pywt
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from .errors import ParameterError
 
@@ -25,7 +25,7 @@ SKIPPABLE_STAGES: tuple[SkippableStage, ...] = get_args(SkippableStage)
 Model = TypeVar("Model", bound=BaseModel)
 
 # Marks a field that says how the work is done and never changes a number: it takes no part in digests.
-_EXECUTION = {"execution": True}
+_EXECUTION: dict[str, JsonValue] = {"execution": True}
 
 
 class _Section(BaseModel):

@@ -112,7 +112,7 @@ class RunDirectory:
             receipt = json.loads(self.receipt_path(stage, start, stop).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return receipt.get("format") == RECEIPT_FORMAT and receipt.get("digest") == digest
+        return bool(receipt.get("format") == RECEIPT_FORMAT and receipt.get("digest") == digest)
 
     def receipts(self, stage: str) -> list[dict[str, Any]]:
         """Receipts of a stage, by slab."""

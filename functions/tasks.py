@@ -15,15 +15,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .device import worker_device
 from .errors import StageError, TomopipeError
-from .inspection import Stage, software, stage_slabs
+from .inspection import software, stage_slabs
 from .objects import ObjectSettings, separate_objects
+from .parameters import Stage
 from .quantification.document import search_document
 from .quantification.report import write_report
 from .quantification.sidecar import write_sidecar
@@ -208,6 +211,7 @@ def _receipted(run: RunDirectory, stage: Stage, start: int, stop: int, digest: s
             "seconds": round(time.perf_counter() - clock, 4),
             "host": platform.node(),
             "process": os.getpid(),
+            "device": asdict(worker_device()),
             "software": software(),
             **receipt,
         },

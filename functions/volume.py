@@ -19,6 +19,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BloscShuffle
+from zarr.core.common import JSON
 
 from .errors import StageError
 from .rundir import flush_to_disk, slab_name, written_aside
@@ -220,8 +221,8 @@ def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, un
             dimension_names=("z", "y", "x"),
             fill_value=0.0,
         )
-    axes = [{"name": axis, "type": "space", **({"unit": unit} if unit else {})} for axis in "zyx"]
-    datasets = [
+    axes: list[JSON] = [{"name": axis, "type": "space", **({"unit": unit} if unit else {})} for axis in "zyx"]
+    datasets: list[JSON] = [
         {
             "path": str(level),
             "coordinateTransformations": [
@@ -231,7 +232,7 @@ def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, un
         }
         for level in range(layout.levels)
     ]
-    multiscale = {
+    multiscale: dict[str, JSON] = {
         "name": name,
         "axes": axes,
         "datasets": datasets,

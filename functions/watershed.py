@@ -222,7 +222,7 @@ def _take_higher(
     axes = abs(dz) + abs(dy) + abs(dx)
     if axes <= 1 or connectivity == 26 or (connectivity == 18 and axes == 2):
         for i in range(count):
-            higher = across[i] >= best[i]
+            higher = across[i] > best[i]
             best[i] = across[i] if higher else best[i]
             choice[i] = neighbor if higher else choice[i]
         return
@@ -320,7 +320,7 @@ def _ahead(at: int, steps: NDArray[np.int32], offset: int, below: NDArray[np.int
         return ahead, 0
     known = int(below[ahead + offset])
     # What left the block below upwards came in here.
-    return (at, known) if known > 0 else (-known - 1, 0)
+    return (at, known) if known > 0 else (-known, 0)
 
 
 @njit(cache=True, parallel=True)

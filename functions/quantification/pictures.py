@@ -29,7 +29,7 @@ Planes = dict[str, NDArray[np.uint8]]
 
 def grey(values: NDArray[np.floating[Any]], low: float, high: float) -> NDArray[np.uint8]:
     """8-bit picture of grey values: `low` black, `high` white."""
-    scaled = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+    scaled = (values - low) / (high - low or 1.0)
     return np.asarray(np.round(255 * np.clip(scaled, 0, 1)), np.uint8)
 
 

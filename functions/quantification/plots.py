@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def size_histogram(edges: Sequence[float], counts: Sequence[float], unit: str) -
 def _figure() -> Iterator[tuple[Axes, io.StringIO]]:
     # Figure without pyplot: no global state, safe in a worker's thread.
     svg = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(cast(Any, _STYLE)):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained")
         yield figure.add_subplot(), svg
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
