@@ -320,7 +320,7 @@ def _ahead(at: int, steps: NDArray[np.int32], offset: int, below: NDArray[np.int
         return ahead, 0
     known = int(below[ahead + offset])
     # What left the block below upwards came in here.
-    return (at, known) if known > 0 else (-known, 0)
+    return (at, known) if known > 0 else (-known - 1, 0)
 
 
 @njit(cache=True, parallel=True)

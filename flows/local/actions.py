@@ -161,6 +161,12 @@ def explain(error: str, cause: Any) -> str:
         return error if cause is None else f"{error}: {cause}"
     fatal = (details.get("fatal_error") or {}).get("description")
     traces = [task["exception"] for task in details.get("results", []) if "exception" in task]
-    exceptions = [trace.strip().splitlines()[-1] for trace in traces]
+    exceptions = [_without_module(trace.strip().splitlines()[-1]) for trace in traces]
     found = "; ".join(text for text in [fatal, details.get("message"), *dict.fromkeys(exceptions)] if text)
     return f"{cause.get('state_name', error)} failed: {found or details}"
+
+
+def _without_module(line: str) -> str:
+    """Last line of a traceback with the bare name of the exception's class."""
+    name, colon, message = line.partition(": ")
+    return name.rpartition(".")[2] + colon + message

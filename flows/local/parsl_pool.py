@@ -164,7 +164,7 @@ class ProcessPool:
         cleaner = threading.Thread(target=self._kernel.cleanup, name="parsl-cleanup", daemon=True)
         cleaner.start()
         cleaner.join(_STOP_TIMEOUT_S)
-        _end(processes)
+        _end([*processes, *self._processes()])
         self._link.close()
 
     def _note_loss(self, error: Exception, task: Any) -> float:
@@ -182,7 +182,7 @@ class ProcessPool:
         return found
 
     def _manager_children(self) -> set[psutil.Process]:
-        """The workers, and two helpers of Python's as vital as they are."""
+        """The workers, and two more processes of Python's that are as vital."""
         processes = self._processes()
         children: set[psutil.Process] = set()
         for process in processes:

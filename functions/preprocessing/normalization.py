@@ -89,7 +89,7 @@ def transmission(
     return out, int(mended)
 
 
-def open_beam_level(flat: NDArray[np.float32], dark: NDArray[np.float32]) -> NDArray[np.float32]:
+def _open_beam_level(flat: NDArray[np.float32], dark: NDArray[np.float32]) -> NDArray[np.float32]:
     """flat - dark in raw counts, (rows, columns) float32; NaN where a pixel is dead (the flat does not exceed the dark)."""
     level = np.asarray(flat, np.float32) - np.asarray(dark, np.float32)
     return np.where(np.isfinite(level) & (level > 0), level, np.float32(np.nan))
@@ -105,7 +105,7 @@ def for_kernel(projections: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(raw, dtype=wanted)
 
 
-def check_frames(projections: NDArray[Any], flat: NDArray[Any], dark: NDArray[Any]) -> None:
+def _check_frames(projections: NDArray[Any], flat: NDArray[Any], dark: NDArray[Any]) -> None:
     """Raise `InputError` unless flat and dark are frames of the projections' shape."""
     if projections.ndim != 3 or flat.shape != projections.shape[1:] or dark.shape != projections.shape[1:]:
         raise InputError(
@@ -117,8 +117,8 @@ def check_frames(projections: NDArray[Any], flat: NDArray[Any], dark: NDArray[An
 def _prepare(
     projections: NDArray[Any], flat: NDArray[Any], dark: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-    check_frames(projections, flat, dark)
-    return for_kernel(projections), np.ascontiguousarray(dark, np.float32), open_beam_level(flat, dark)
+    _check_frames(projections, flat, dark)
+    return for_kernel(projections), np.ascontiguousarray(dark, np.float32), _open_beam_level(flat, dark)
 
 
 @numba.njit(cache=True, error_model="numpy")

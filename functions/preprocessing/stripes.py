@@ -1,6 +1,7 @@
 """Removes the stripes of a sinogram that miscalibrated detector pixels make, which a reconstruction shows as rings.
 
-Works on line integrals, each detector row for itself; single bad frames or pixels are left to `zingers` and `normalization`.
+Works on line integrals, each detector row for itself; single bad frames or pixels are left to `zingers` and
+`normalization`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def remove_stripes_fourier_wavelet(
     """Remove stripes with the combined wavelet and Fourier filter of Münch et al. (2009), DOI 10.1364/OE.17.008567.
 
     At each scale of a wavelet decomposition of a row's sinogram, the coefficients that are smooth along the angles and
-    rough along the columns are filtered along the angles: the frequency of k periods over the (padded) angles
-    is damped by 1 - exp(-k**2 / (2 sigma**2)). Each row is treated alone and gives the same bits whichever rows come with it.
+    rough along the columns are filtered along the angles: the frequency of k periods over the (padded) angles is damped
+    by 1 - exp(-k**2 / (2 sigma**2)). Each row is treated alone and gives the same bits whichever rows come with it.
 
     Parameters
     ----------
@@ -90,7 +91,8 @@ def _stripes(sinogram: NDArray[np.float32], levels: int, wavelet: pywt.Wavelet, 
     synthesised instead of what stays: a sinogram without stripes keeps its bits.
     """
     angles = sinogram.shape[0]
-    # Mirrored ends, so that the Fourier filter, which is periodic, sees less of a jump from the last angle to the first.
+    # Mirrored ends, so that the Fourier filter, which is periodic, sees less of a jump from the last angle to the
+    # first.
     margin = angles // _PADDED_FRACTION
     approximation = np.pad(sinogram, ((margin, margin), (0, 0)), mode="symmetric")
     shapes = []

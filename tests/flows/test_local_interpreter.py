@@ -443,3 +443,14 @@ def test_the_log_names_a_failure() -> None:
         "exception": "ActionTimeout",
         "cause": "late",
     }
+
+
+def test_explain_says_what_went_wrong() -> None:
+    trace = 'Traceback (most recent call last):\n  File "x"\ntomopipe.functions.errors.ScanError: raw.h5: no flats. Add them.'
+    tasks = [{"task_id": "1", "output": 1}, {"task_id": "2", "exception": trace}, {"task_id": "3", "exception": trace}]
+    cause = {"state_name": "Inspect", "details": {"results": tasks}}
+    assert explain("ActionFailedException", cause) == "Inspect failed: ScanError: raw.h5: no flats. Add them."
+    assert explain("ActionTimeout", "late") == "ActionTimeout: late"
+    assert explain("Bad", None) == "Bad"
+    unknown = {"state_name": "S", "details": {"what": 1}}
+    assert explain("ActionFailedException", unknown) == "S failed: {'what': 1}"

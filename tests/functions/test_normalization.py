@@ -11,6 +11,7 @@ import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from tomopipe.functions.errors import InputError, ParameterError
 from tomopipe.functions.preprocessing.normalization import line_integrals, transmission
 

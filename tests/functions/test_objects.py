@@ -18,6 +18,8 @@ from scipy import ndimage
 
 from tomopipe.functions.errors import InputError, ParameterError
 from tomopipe.functions.objects import ObjectSettings, ObjectTable, scratch_bytes, separate_objects
+from tomopipe.functions.outofcore import ScratchVolume
+from tomopipe.functions.watershed import label_basins
 
 _BYTES_PER_VOXEL = 16
 _EXTRA_SLICES = 3
@@ -293,6 +295,38 @@ def test_prominence_says_how_deep_a_neck_must_be(tmp_path: Path) -> None:
     phases = paint((31, 31, 37), spheres)  # the neck has a radius of 6.7: 2.3 less
     assert len(separate(phases, 1, ObjectSettings(prominence_voxels=1.5), tmp_path)[1]) == 2
     assert len(separate(phases, 1, ObjectSettings(prominence_voxels=3.5), tmp_path)[1]) == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("squared", "prominence", "basins"),
+    [
+        ([16, 9, 20], 1.0, 2),  # 4 above 3: not less than 1
+        ([16, 9, 20], 1.001, 1),
+        ([9, 5, 12], 0.763, 2),  # 3 above 2.2361
+        ([9, 5, 12], 0.764, 1),
+        ([9, 5, 5, 9], 0.0, 2),
+        ([9, 9, 9, 9], 0.0, 1),
+        ([9, 5, 12, 7, 10], 0.52, 2),  # 3.1623 above 2.6458; the first stays
+        ([10, 7, 12, 7, 10], 0.52, 1),
+        ([9, 0, 9], 100.0, 2),
+    ],
+)
+def test_prominence_to_the_last_bit(
+    tmp_path: Path, axis: int, squared: list[int], prominence: float, basins: int
+) -> None:
+    # One line; along z every saddle lies between blocks.
+    heights = np.array(squared, np.int32).reshape([-1 if other == axis else 1 for other in range(3)])
+    with (
+        ScratchVolume(tmp_path / "squared.raw", heights.shape, np.int32) as volume,
+        ScratchVolume(tmp_path / "labels.raw", heights.shape, np.int32) as labels,
+    ):
+        volume.write(0, heights)
+        blocks = [(z, z + 1) for z in range(len(heights))]
+        joined = label_basins(volume, blocks, 6, prominence, labels, lambda slices: None)
+        found = joined[labels[0 : len(heights)]]
+    assert np.array_equal(found > 0, heights > 0)
+    assert len(np.unique(found[found > 0])) == basins
 
 
 def test_agrees_with_skimage_from_the_same_peaks(tmp_path: Path) -> None:

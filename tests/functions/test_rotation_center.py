@@ -9,6 +9,8 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
+
 from tomopipe.functions.errors import InputError, ParameterError
 from tomopipe.functions.preprocessing.normalization import line_integrals
 from tomopipe.functions.preprocessing.rotation_center import (
@@ -152,9 +154,32 @@ def test_vo_needs_no_angles_for_an_even_half_turn_and_keeps_to_the_search_range(
     assert find_center_vo(sinogram, HALF_TURN, search=(20, 140)).center == pytest.approx(70.6, abs=0.2)
 
 
+def test_vo_takes_half_a_turn_from_the_smallest_angle_on_without_its_end() -> None:
+    theta = np.arange(360) * np.pi / 180
+    sinogram = sinograms(theta, 128, 60.3, rows=1)[:, 0]
+    half = find_center_vo(sinogram[:180])
+    for angles in (181, 240, 360):
+        longer = find_center_vo(sinogram[:angles], theta[:angles] + 1)
+        np.testing.assert_array_equal(longer.metric, half.metric)
+
+
 def test_vo_on_a_binned_coarse_search() -> None:
     theta = np.arange(300) * np.pi / 300
     assert find_center_vo(sinograms(theta, 1003, 612.3, rows=1)[:, 0], theta).center == pytest.approx(612.3, abs=0.25)
+
+
+def test_correlation_is_the_coefficient_of_what_overlaps() -> None:
+    first, second = sinograms(HALF_TURN, 64, 25.2)[[0, 179]].astype(np.float64) + 5
+    estimate = find_center_correlation(first, second)
+    a = ndimage.gaussian_filter1d(first, 1, axis=1, mode="nearest")
+    b = ndimage.gaussian_filter1d(second[:, ::-1], 1, axis=1, mode="nearest")
+    for center, metric in zip(estimate.candidates, estimate.metric, strict=True):
+        shift = round(2 * center - 63)
+        overlap = a[:, max(0, shift) : 64 + min(0, shift)], b[:, max(0, -shift) : 64 - max(0, shift)]
+        expected = np.corrcoef(overlap[0].ravel(), overlap[1].ravel())[0, 1]
+        assert 1 - metric == pytest.approx(expected, abs=1e-9)
+    assert estimate.candidates[0] <= 31.5 - 16
+    assert estimate.candidates[-1] >= 31.5 + 16
 
 
 def test_projections_not_quite_opposite_do_not_move_the_centre() -> None:
@@ -213,11 +238,12 @@ def test_without_a_reconstruction_vo_decides() -> None:
 
 
 def test_rows_without_sample_do_not_count() -> None:
-    projections = sinograms(HALF_TURN, 160, 74.2, rows=5)
+    projections = sinograms(HALF_TURN, 160, 110.2, rows=5)
     empty = np.random.default_rng(1).normal(0, 0.01, (180, 3, 160)).astype(np.float32)
     projections[:, [0, 2, 4]] = empty
     result = find_center(projections, HALF_TURN)
-    assert result.center == pytest.approx(74.2, abs=0.15)
+    assert result.center == pytest.approx(110.2, abs=0.15)
+    assert result.estimates["vo"] == pytest.approx(110.2, abs=0.15)
 
 
 def test_an_empty_scan_is_warned_of() -> None:
@@ -263,6 +289,14 @@ def test_real_scans_within_half_a_pixel_of_the_sharpest(
     if name.startswith("dls"):  # small enough to reconstruct here: the sharpest is not taken on trust
         found = find_center_sharpness(backprojection(projections[:-1, 1:4], theta[:-1]), np.arange(84, 88, 0.5))
         assert found.center == pytest.approx(result.center, abs=0.2)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sharpness_in_noise(seed: int) -> None:
+    projections = sinograms(HALF_TURN, 160, 83.3, rows=1, photons=1000, seed=seed)
+    candidates = np.arange(81, 86.1, 0.5)
+    found = find_center_sharpness(backprojection(projections, HALF_TURN), candidates)
+    assert found.center == pytest.approx(83.3, abs=0.25)
 
 
 def test_sharpness_takes_one_slice_or_several() -> None:

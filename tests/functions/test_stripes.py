@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import pywt
 from numpy.typing import NDArray
+
 from tomopipe.functions.errors import InputError, ParameterError
 from tomopipe.functions.preprocessing.stripes import default_level, remove_stripes_fourier_wavelet
 
