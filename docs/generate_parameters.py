@@ -22,8 +22,8 @@ def page() -> str:
         "# Parameters",
         "",
         "Made from the models in `functions/parameters.py` by `docs/generate_parameters.py`. In a YAML file each section is a",
-        "mapping; on the command line a field is `--set section.field=value`. Fields marked (execution) say how the work is done and",
-        "never change a number: they take no part in the recipe.",
+        "mapping; on the command line a field is `--set section.field=value`. Fields marked (execution) say how the work is done",
+        "and never change a number: they take no part in the recipe.",
         "",
     ]
     plain = []

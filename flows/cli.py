@@ -300,7 +300,9 @@ def search(
         for key, value in list(content.get("metrics", {}).items())[:6]:
             print(f"    {key} {value:.6g}")
         if content.get("status") == "failed":
-            print(f"    {content['failure']['stage']}: {content['failure']['cause']}")
+            from .local.actions import explain
+
+            print(f"    {explain(content['failure']['error'], content['failure']['cause'])}")
 
 
 @app.command()

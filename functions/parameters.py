@@ -58,8 +58,13 @@ class PreprocessingParameters(_Section):
     stripe_level: Annotated[int, Field(ge=1, le=12)] | None = Field(
         None, description="Wavelet levels that are cleaned; by default as many as leave the shading alone."
     )
-    stripe_wavelet: str = Field("db5", description="Wavelet of the stripe filter, a name of PyWavelets.")
-    stripe_sigma: float = Field(2.0, gt=0, le=100, description="Width of the stripe filter in Fourier samples.")
+    stripe_limit: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        10.0,
+        description="What the stripe filter takes away is clipped at this many of its robust standard deviations, "
+        "which keeps the edges of samples concentric with the axis; null clips nothing.",
+    )
+    stripe_wavelet: str = Field("sym16", description="Wavelet of the stripe filter, a name of PyWavelets.")
+    stripe_sigma: float = Field(1.0, gt=0, le=100, description="Width of the stripe filter in Fourier samples.")
 
     @field_validator("stripe_wavelet")
     @classmethod

@@ -75,6 +75,7 @@ def preprocess_rows(
             level=parameters.stripe_level,
             wavelet=parameters.stripe_wavelet,
             sigma=parameters.stripe_sigma,
+            limit=parameters.stripe_limit,
         )
     return projections, mended
 

@@ -5,6 +5,8 @@ Which states run in which order is the interpreter's; what an action does is the
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 import time
 from dataclasses import dataclass, field
@@ -156,6 +158,9 @@ def explain(error: str, cause: Any) -> str:
     Of a failed action's status document it takes what the action says went wrong: the transfer's fatal error, the
     tasks' exceptions, the ingest's message.
     """
+    if isinstance(cause, str) and cause.startswith("{"):
+        with contextlib.suppress(ValueError):
+            cause = json.loads(cause)
     details = cause.get("details") if isinstance(cause, dict) else None
     if not isinstance(cause, dict) or not isinstance(details, dict):
         return error if cause is None else f"{error}: {cause}"

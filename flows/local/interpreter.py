@@ -232,7 +232,7 @@ class _Run:
         if catcher is None:
             return error
         try:
-            found = {"Error": error.error, "Cause": error.cause}
+            found = {"Error": error.error, "Cause": _text(error.cause)}
             self.document = assign(self.document, catcher.get("ResultPath"), found)
         except FlowError as worse:
             return worse
@@ -431,7 +431,11 @@ def _text_field(state: JsonObject, field: str, document: Any) -> str | None:
     """``Error`` or ``Cause`` of a Fail state, or what its path finds, as text."""
     if f"{field}Path" not in state:
         return state.get(field)
-    value = resolve(document, state[f"{field}Path"], f"{field}Path")
+    return _text(resolve(document, state[f"{field}Path"], f"{field}Path"))
+
+
+def _text(value: Any) -> str:
+    """A cause as text, as the States Language has it: a status document as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

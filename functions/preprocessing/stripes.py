@@ -17,13 +17,19 @@ from numpy.typing import NDArray
 from ..errors import InputError, ParameterError
 from ..reconstruction.threads import run_in_threads
 
-_COLUMNS_PER_COARSEST_SCALE: Final = 40
-_FEWEST_LEVELS: Final = 2
+_COLUMNS_PER_COARSEST_SCALE: Final = 80
+_FEWEST_LEVELS: Final = 1
 _PADDED_FRACTION: Final = 8
+# Median absolute value of a normal variable to its standard deviation.
+_MAD_TO_SIGMA: Final = 1.4826
 
 
 def remove_stripes_fourier_wavelet(
-    projections: NDArray[np.float32], level: int | None = None, wavelet: str = "db5", sigma: float = 2.0
+    projections: NDArray[np.float32],
+    level: int | None = None,
+    wavelet: str = "sym16",
+    sigma: float = 1.0,
+    limit: float | None = 10.0,
 ) -> NDArray[np.float32]:
     """Remove stripes with the combined wavelet and Fourier filter of Münch et al. (2009), DOI 10.1364/OE.17.008567.
 
@@ -36,12 +42,16 @@ def remove_stripes_fourier_wavelet(
     projections : (angles, rows, columns) float32, line integrals, dimensionless
     level : int or None
         Scales that are filtered; the coarsest is 2**level columns wide. Stripes wider than that stay, but beyond about
-        a fortieth of the detector's width the filter takes the sample's own shading for stripes, so None chooses
-        the largest level with 2**level <= columns / 40, and at least 2.
+        an eightieth of the detector's width the filter takes the sample's own shading for stripes, so None chooses
+        the largest level with 2**level <= columns / 80, and at least 1.
     wavelet : str
         A discrete wavelet of PyWavelets.
     sigma : float
         Width of the damping, in periods over the angles: larger removes stripes that vary more along the angles.
+    limit : float or None
+        What is removed from a row's sinogram is clipped at this many robust standard deviations of it (median absolute
+        value / 0.6745). The edges of a sample concentric with the axis run along the angles as stripes do, and are far
+        larger; clipping leaves most of them. None removes all, as published.
 
     Returns
     -------
@@ -73,14 +83,14 @@ def remove_stripes_fourier_wavelet(
 
     def clean(row: int) -> None:
         sinogram = np.ascontiguousarray(projections[:, row], np.float32)
-        out[:, row] = sinogram - _stripes(sinogram, levels, filters, sigma)
+        out[:, row] = sinogram - _limited(_stripes(sinogram, levels, filters, sigma), limit)
 
     run_in_threads(clean, projections.shape[1])
     return out
 
 
 def default_level(columns: int) -> int:
-    """Wavelet levels whose coarsest scale is at most a fortieth of the detector's width, and at least 2."""
+    """Wavelet levels whose coarsest scale is at most an eightieth of the detector's width, and at least 1."""
     return max(_FEWEST_LEVELS, math.floor(math.log2(max(columns, 1) / _COLUMNS_PER_COARSEST_SCALE)))
 
 
@@ -109,6 +119,14 @@ def _stripes(sinogram: NDArray[np.float32], levels: int, wavelet: pywt.Wavelet, 
         removed = _transposed(pywt.idwt(_transposed(smooth), None, wavelet, "symmetric", axis=1)[:, : shape[0]])
     assert removed is not None
     return removed[margin : margin + angles]
+
+
+def _limited(stripes: NDArray[np.float32], limit: float | None) -> NDArray[np.float32]:
+    """Stripes with their values clipped at `limit` robust standard deviations of themselves."""
+    if limit is None:
+        return stripes
+    bound = np.float32(limit * _MAD_TO_SIGMA) * np.median(np.abs(stripes))
+    return np.clip(stripes, -bound, bound)
 
 
 def _transposed(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,9 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 
 
 def test_parameter_reference_is_current() -> None:
-    specification = importlib.util.spec_from_file_location("generate_parameters", ROOT / "docs" / "generate_parameters.py")
+    specification = importlib.util.spec_from_file_location(
+        "generate_parameters", ROOT / "docs" / "generate_parameters.py"
+    )
     assert specification is not None and specification.loader is not None
     generator = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(generator)

@@ -182,7 +182,8 @@ def test_catch(error: FlowError, names: list[str], caught: bool) -> None:
     outcome = run({"Work": action(Catch=catch), **CATCHING}, {"kept": 1}, fail(error))
     assert outcome.status == "FAILED"
     assert outcome.last_state == ("Handler" if caught else "Work")
-    stored = {"Failure": {"Error": error.error, "Cause": error.cause}} if caught else {}
+    cause = error.cause if isinstance(error.cause, str) else json.dumps(error.cause)
+    stored = {"Failure": {"Error": error.error, "Cause": cause}} if caught else {}
     assert outcome.state == {"kept": 1, **stored}
     assert (outcome.error, outcome.cause) == (error.error, error.cause)
 
@@ -206,7 +207,7 @@ def test_a_caught_failure_can_end_well_and_its_cause_is_the_actions_status() -> 
     catch = [{"ErrorEquals": ["ActionFailedException"], "Next": "After", "ResultPath": "$.Failure"}]
     outcome = run({"Work": action(Catch=catch), "After": {"Type": "Pass", "End": True}}, {}, failed)
     assert outcome.status == "SUCCEEDED"
-    assert outcome.state["Failure"]["Cause"]["details"]["results"][0]["task_id"] == "t"
+    assert json.loads(outcome.state["Failure"]["Cause"])["details"]["results"][0]["task_id"] == "t"
 
 
 def test_a_catch_that_cannot_store_the_error_fails_the_run() -> None:

@@ -56,13 +56,13 @@ def as_in_the_paper(sinogram: NDArray[np.float32], level: int, wavelet: str, sig
 @pytest.mark.filterwarnings("ignore:Level value of:UserWarning")
 def test_is_the_filter_of_the_paper(angles: int, columns: int, level: int, wavelet: str, sigma: float) -> None:
     projections = sample(angles, columns) + stripes(columns)
-    result = remove_stripes_fourier_wavelet(projections, level, wavelet, sigma)
+    result = remove_stripes_fourier_wavelet(projections, level, wavelet, sigma, limit=None)
     assert result.dtype == np.float32
     expected = as_in_the_paper(projections[:, 0], level, wavelet, sigma)
     np.testing.assert_allclose(result[:, 0], expected, atol=3e-6)
 
 
-@pytest.mark.parametrize(("columns", "left_at_most"), [(128, 0.5), (360, 0.4), (640, 0.33)])
+@pytest.mark.parametrize(("columns", "left_at_most"), [(128, 0.75), (360, 0.75), (640, 0.62)])
 def test_stripes_are_reduced_at_every_angle(columns: int, left_at_most: float) -> None:
     clean = sample(181, columns)
     offsets = stripes(columns)
@@ -77,10 +77,24 @@ def test_a_sample_without_stripes_is_nearly_untouched(columns: int) -> None:
     clean = sample(181, columns)
     change = remove_stripes_fourier_wavelet(clean) - clean
     assert np.std(change) < 0.02 * np.std(clean)
-    assert np.abs(np.mean(change)) < 1e-5
+    assert np.abs(np.mean(change)) < 2e-5
     # What the default avoids: two levels more shade the sample several times as much.
     deeper = remove_stripes_fourier_wavelet(clean, default_level(columns) + 2) - clean
     assert np.std(deeper) > 2.5 * np.std(change)
+
+
+def test_the_edges_of_a_concentric_sample_stay() -> None:
+    t = np.arange(320) - 159.5
+    disc = 2 * np.sqrt(np.maximum(130.0**2 - t**2, 0)) / 260
+    offsets = stripes(320)
+    offsets[:40] = offsets[-40:] = 0
+    noise = np.random.default_rng(2).normal(0, 0.01, (180, 320))
+    projections = (disc + noise + offsets).astype(np.float32)[:, None]
+    edge = np.abs(np.abs(t) - 130) < 8
+    published = remove_stripes_fourier_wavelet(projections, limit=None) - projections
+    limited = remove_stripes_fourier_wavelet(projections) - projections
+    assert np.abs(limited[..., edge]).max() < 0.65 * np.abs(published[..., edge]).max()
+    np.testing.assert_allclose(limited[..., 60:-60], published[..., 60:-60], atol=0.03)
 
 
 def test_smooth_shading_keeps_its_values() -> None:
@@ -89,11 +103,11 @@ def test_smooth_shading_keeps_its_values() -> None:
     np.testing.assert_allclose(remove_stripes_fourier_wavelet(smooth)[:, :, 40:-40], smooth[:, :, 40:-40], atol=1e-4)
 
 
-def test_default_level_keeps_the_scale_below_a_fortieth_of_the_width() -> None:
-    assert [default_level(n) for n in (10, 64, 128, 160, 320, 640, 1024, 2048, 2560)] == [2, 2, 2, 2, 3, 4, 4, 5, 6]
+def test_default_level_keeps_the_scale_below_an_eightieth_of_the_width() -> None:
+    assert [default_level(n) for n in (10, 64, 128, 160, 320, 640, 1024, 2048, 2560)] == [1, 1, 1, 1, 2, 3, 3, 4, 5]
     projections = sample(60, 320)
     np.testing.assert_array_equal(
-        remove_stripes_fourier_wavelet(projections), remove_stripes_fourier_wavelet(projections, level=3)
+        remove_stripes_fourier_wavelet(projections), remove_stripes_fourier_wavelet(projections, level=2)
     )
 
 
@@ -117,7 +131,7 @@ def test_removes_as_much_as_algotom() -> None:
     clean = sample(180, 320)[:, 0]
     offsets = stripes(320)
     theirs = removal.remove_stripe_based_wavelet_fft(clean + offsets, level=3, size=5, wavelet_name="db5")
-    ours = remove_stripes_fourier_wavelet((clean + offsets)[:, None], level=3)[:, 0]
+    ours = remove_stripes_fourier_wavelet((clean + offsets)[:, None], 3, "db5", 2.0, None)[:, 0]
     inner = np.s_[10:-10]
     assert np.std((ours - clean)[inner]) < 1.05 * np.std((theirs - clean)[inner])
 
