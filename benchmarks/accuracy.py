@@ -17,7 +17,7 @@ from tomopipe.flows.local.run import LocalRequest, check_run, start_run
 from tomopipe.functions.parameters import parse_parameters
 from tomopipe.functions.rundir import RunDirectory
 from tomopipe.functions.simulation import SimulationSettings, rasterize_attenuation, simulate_scan
-from tomopipe.functions.simulation.comparison import compare_with_truth, measured_phase
+from tomopipe.functions.simulation.comparison import compare_with_truth
 from tomopipe.functions.slabs import Sources
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Case:
-    """A simulated scan and the parameters that it is run with."""
+    """A simulated scan, and how its objects are told apart where that is not the default."""
 
     name: str
     settings: dict[str, Any]
-    parameters: dict[str, Any]
+    objects: dict[str, Any]
 
 
 def cases() -> list[Case]:
@@ -40,9 +40,9 @@ def cases() -> list[Case]:
         Case("foam, 2000 photons", {**small, "photons": 2000}, {}),
         Case("foam, 360 degrees", {**small, "arc_deg": 360, "angles": 360}, {}),
         Case("foam, axis 9.7 pixels off", {**small, "axis_offset_px": 9.7, "region_fraction": 0.8}, {}),
-        Case("channels", {**small, "phantom": "channels"}, {}),
+        Case("channels", {**small, "phantom": "channels"}, {"method": "components"}),
         Case("packed spheres", {**small, "phantom": "spheres"}, {}),
-        Case("fibres", {**small, "phantom": "fibres"}, {}),
+        Case("fibres", {**small, "phantom": "fibres"}, {"method": "components"}),
         Case("foam, 256 wide", {"columns": 256, "rows": 192, "angles": 400, "seed": 12}, {}),
     ]
 
@@ -52,8 +52,9 @@ def measure(case: Case, folder: Path) -> list[tuple[str, float, float]]:
     settings = SimulationSettings(**case.settings)
     scan = simulate_scan(settings, folder / f"{case.name.replace(' ', '_').replace(',', '')}.h5")
     truth = json.loads(scan.with_suffix(".truth.json").read_text(encoding="utf-8"))
-    phase = measured_phase(truth)
-    parameters = parse_parameters({"objects": {"phase": phase}, **case.parameters})
+    phases = {"segmentation": {"phases": max(phase["label"] for phase in truth["phases"])}}
+    objects = {"objects": {"phase": truth["inclusion_phase"], **case.objects}}
+    parameters = parse_parameters({**phases, **objects})
     result = start_run(check_run(LocalRequest(scan, folder / "results", parameters)))
     if result.outcome.status != "SUCCEEDED" or result.run_directory is None:
         raise RuntimeError(f"{case.name}: {result.outcome.error}: {result.outcome.cause}")
@@ -90,6 +91,9 @@ def table(results: dict[str, list[tuple[str, float, float]]]) -> str:
         "Objects that touch the border are left out of the mean diameter on both sides. The RMSE is over the disc of 0.95",
         "of the field of view, against a volume with partial voxels; the shepp filter and the pixels' width blur edges,",
         "and that is most of it. Truth marked 0 is what an error would be without any.",
+        "",
+        "The packed spheres lie half a pixel apart, so that in voxels they touch: the Euler number, of the solid with 26 neighbours,",
+        "counts those contacts and is no error of the segmentation; the watershed tells every sphere from its neighbours.",
         "",
     ]
     for case, rows in results.items():

@@ -437,9 +437,10 @@ def _print_metrics(sidecar: dict[str, Any]) -> None:
 def _print_beside_truth(directory: RunDirectory, truth: dict[str, Any]) -> None:
     from tomopipe.functions.simulation.comparison import compare_with_truth
 
-    table = Table("quantity", "measured", "truth", box=None)
+    table = Table("quantity", "measured", "truth", "difference", box=None)
     for name, measured, true in compare_with_truth(directory, truth):
-        table.add_row(name, f"{measured:.5g}", f"{true:.5g}")
+        difference = f"{measured - true:+.3g}" if name.endswith("_px") else f"{100 * (measured / true - 1):+.2f} %"
+        table.add_row(name, f"{measured:.5g}", f"{true:.5g}", difference)
     _out.print(table)
     print(f"\nresults  {directory.root}\nreport   {directory.report}")
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .denoising.classical import noise_level
 from .device import hidden_gpus
 from .errors import ParameterError, ScanError
-from .memory import return_large_blocks
+from .memory import return_freed_memory
 from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, recipe_values
 from .plan import Plan, check_disk, cut_rows, disk_needed, make_plan
 from .preprocessing.rotation_center import CenterResult, find_center
@@ -174,7 +174,7 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
     ScanError, ParameterError
         The scan or the request cannot be used.
     """
-    return_large_blocks()
+    return_freed_memory()
     request = check_request(request)
     scan_folder = results_root / validate_scan_id(scan_id)
     with open_scan(scan_path) as scan:

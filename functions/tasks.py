@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from .device import worker_device
 from .errors import StageError, TomopipeError
 from .inspection import software, stage_slabs
-from .memory import return_large_blocks
+from .memory import return_freed_memory
 from .objects import ObjectSettings, separate_objects
 from .parameters import Stage
 from .quantification.document import search_document
@@ -156,7 +156,7 @@ def voxel_size(sources: Sources) -> tuple[float, str]:
 def _slab_task(
     stage: Stage, run_root: str, start: int, stop: int, work: Callable[[Sources, int, int], dict[str, Any]]
 ) -> dict[str, Any]:
-    return_large_blocks()
+    return_freed_memory()
     run = RunDirectory(Path(run_root))
     with contextlib.closing(Sources(run)) as sources:
         digest = sources.document["stages"][stage]["digest"]
@@ -173,7 +173,7 @@ def _slab_task(
 @contextlib.contextmanager
 def _whole_volume_task(stage: Stage, run_root: str) -> Iterator[tuple[Sources | None, dict[str, Any]]]:
     """Sources and a receipt to fill, or None and the receipt that is there already."""
-    return_large_blocks()
+    return_freed_memory()
     run = RunDirectory(Path(run_root))
     with contextlib.closing(Sources(run)) as sources:
         digest = sources.document["stages"][stage]["digest"]

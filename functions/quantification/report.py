@@ -17,6 +17,19 @@ from . import pictures, plots
 
 _KEY_METRICS = 6
 
+_UNITS = {
+    "_percent": "%",
+    "_per_um": "µm⁻¹",
+    "_per_pixel": "pixel⁻¹",
+    "_per_cm": "cm⁻¹",
+    "_um3": "µm³",
+    "_um2": "µm²",
+    "_um": "µm",
+    "_pixel3": "pixel³",
+    "_pixel2": "pixel²",
+    "_pixel": "pixel",
+}
+
 _CSS = """
 :root{--ink:#1c2430;--soft:#5b6675;--line:#dde2e8;--card:#f6f7f9;--accent:#c2410c}
 *{box-sizing:border-box}
@@ -209,7 +222,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
 
 
 def _named(numbers: dict[str, float]) -> Iterable[tuple[str, str]]:
-    return [(html.escape(name.replace("_", " ")), f"{value:.5g}") for name, value in numbers.items()]
+    return [(html.escape(_label(name)), f"{value:.5g}") for name, value in numbers.items()]
+
+
+def _label(name: str) -> str:
+    """A metric's name for a person, its unit set off: `surface_area_um2` is "surface area / µm²"."""
+    for suffix, unit in _UNITS.items():
+        if name.endswith(suffix):
+            return f"{name.removesuffix(suffix).replace('_', ' ')} / {unit}"
+    return name.replace("_", " ")
 
 
 def _table(lines: Iterable[tuple[str, str]], numbers: bool = True) -> str:

@@ -16,7 +16,8 @@ def compare_with_truth(run: RunDirectory, truth: dict[str, Any]) -> list[tuple[s
     Parameters
     ----------
     run : RunDirectory
-        Of a run that has ended well, with `objects.phase` set to the phase of the inclusions.
+        Of a run that has ended well, with `segmentation.phases` the highest label of the truth (air is phase 1) and
+        `objects.phase` the phase of the inclusions.
     truth : dict
         Content of the scan's `.truth.json`.
 
@@ -27,13 +28,13 @@ def compare_with_truth(run: RunDirectory, truth: dict[str, Any]) -> list[tuple[s
     """
     document = run.read_run()
     metrics = json.loads(run.metrics.read_text(encoding="utf-8"))["metrics"]
-    phase = measured_phase(truth)
+    phase = truth["inclusion_phase"]
     whole = [
         diameter
         for diameter, cut in zip(truth["equivalent_diameters_um"], truth["cut_by_face"], strict=True)
         if not cut
     ]
-    fraction = next(p["volume_percent"] for p in truth["phases"] if p["label"] == truth["inclusion_phase"])
+    fraction = next(p["volume_percent"] for p in truth["phases"] if p["label"] == phase)
     pairs: list[tuple[str, str | None, float | None]] = [
         ("phase_fraction_percent", f"phase_fraction_percent_{phase}", fraction),
         ("surface_area_um2", "surface_area_um2", truth["surface_um2"]),
@@ -47,12 +48,3 @@ def compare_with_truth(run: RunDirectory, truth: dict[str, Any]) -> list[tuple[s
         (name, float(metrics[key]), float(true)) for name, key, true in pairs if key in metrics and true is not None
     ]
     return compared
-
-
-def measured_phase(truth: dict[str, Any]) -> int:
-    """Number that segmentation gives the inclusions: phases are counted from 1 in the order of their attenuation."""
-    present = sorted(
-        (phase["attenuation_per_cm"], phase["label"]) for phase in truth["phases"] if phase["volume_percent"] > 0
-    )
-    inside = [label for _, label in present if label != 0]
-    return inside.index(truth["inclusion_phase"]) + 1
