@@ -92,7 +92,7 @@ def table(results: dict[str, list[tuple[str, float, float]]]) -> str:
         "of the field of view, against a volume with partial voxels; the shepp filter and the pixels' width blur edges,",
         "and that is most of it. Truth marked 0 is what an error would be without any.",
         "",
-        "The packed spheres lie half a pixel apart, so that in voxels they touch: the Euler number, of the solid with 26 neighbours,",
+        "The packed spheres lie half a pixel apart, so that in voxels they touch: the Euler number, of 26-connected solid,",
         "counts those contacts and is no error of the segmentation; the watershed tells every sphere from its neighbours.",
         "",
     ]
