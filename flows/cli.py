@@ -375,6 +375,8 @@ def _finish(result: RunResult, as_json: bool) -> None:
         print(json.dumps(content, indent=2))
     elif outcome.status == "SUCCEEDED" and directory is not None:
         _print_metrics(json.loads(directory.metrics.read_text(encoding="utf-8")))
+        for note in directory.read_run()["plan"]["notes"]:
+            print(f"note: {note}")
         print(f"\nresults  {directory.root}\nreport   {directory.report}")
     if outcome.status == "SUCCEEDED":
         return

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from .denoising.classical import noise_level
 from .device import hidden_gpus
-from .errors import ParameterError, ScanError
+from .errors import ParameterError, ScanError, StageError
 from .memory import return_freed_memory
 from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, recipe_values
 from .plan import Plan, check_disk, cut_rows, disk_needed, make_plan
 from .preprocessing.rotation_center import CenterResult, find_center
 from .reconstruction.engines import get_engine
-from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, write_json, written_aside
+from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, slab_name, write_json, written_aside
 from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
 from .segmentation.thresholds import multi_otsu_thresholds
 from .slabs import SliceReconstructor, denoise_slices, preprocess_rows, sample_rows
@@ -215,6 +215,7 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
                 "slab_rows": plan.slab_rows,
                 "task_rows": plan.task_rows,
                 "worker_memory_bytes": plan.memory_bytes,
+                "notes": [note] if (note := hidden_gpus(request.parameters.reconstruction.gpu_devices)) else [],
             },
             "stages": stages,
             "software": software(),
@@ -307,8 +308,6 @@ def _resolve(
         resolved["notes"] += [result.warning] if result.warning else []
     else:
         resolved["center_px"] = float(parameters.reconstruction.center)
-    note = hidden_gpus(parameters.reconstruction.gpu_devices)
-    resolved["notes"] += [note] if note else []
     slices = reconstruct(resolved["center_px"])
     sample: dict[str, NDArray[np.generic]] = {"rows": np.asarray(rows), "projections": projections, "slices": slices}
     resolved["noise_level"] = _rounded(noise_level(slices))
@@ -402,6 +401,7 @@ def _stages(
             else:
                 entry.update(own=True, output=_OUTPUTS[stage], slab_rows=plan.slab_rows)
                 slabs = _receipted_slabs(stage, plan.rows, plan.slab_rows)
+                _discard_receipts_of_lost_outputs(run, stage, slabs)
                 entry["needed"] = not all(run.is_done(stage, *slab, digests[stage]) for slab in slabs)
         stages[stage] = entry
     return stages
@@ -414,7 +414,10 @@ def _earlier_output(run: RunDirectory, stage: Stage, digest: str) -> dict[str, A
             sibling = RunDirectory(other)
             if other == run.root or not sibling.run_json.is_file():
                 continue
-            document = sibling.read_run()
+            try:
+                document = sibling.read_run()
+            except StageError:
+                continue  # of another format; what it holds is computed again
             entry = document["stages"][stage]
             if entry["digest"] == digest and entry["own"] and is_complete(sibling, document, stage):
                 output = os.path.relpath(other / entry["output"], run.root)
@@ -423,9 +426,23 @@ def _earlier_output(run: RunDirectory, stage: Stage, digest: str) -> dict[str, A
 
 
 def is_complete(run: RunDirectory, document: dict[str, Any], stage: Stage) -> bool:
-    """Whether every slab of a stage of this run has its receipt."""
-    entry = document["stages"][stage]
-    return all(run.is_done(stage, start, stop, entry["digest"]) for start, stop in stage_slabs(document, stage))
+    """Whether every slab of a stage of this run has its receipt, and the receipt its output."""
+    digest = document["stages"][stage]["digest"]
+    slabs = stage_slabs(document, stage)
+    return all(_output_of(run, stage, slab).exists() and run.is_done(stage, *slab, digest) for slab in slabs)
+
+
+def _discard_receipts_of_lost_outputs(run: RunDirectory, stage: Stage, slabs: list[tuple[int, int]]) -> None:
+    """Take back receipts whose files somebody has deleted, so that they are made again instead of read as empty."""
+    for slab in slabs:
+        if not _output_of(run, stage, slab).exists():
+            run.receipt_path(stage, *slab).unlink(missing_ok=True)
+
+
+def _output_of(run: RunDirectory, stage: Stage, slab: tuple[int, int]) -> Path:
+    """What a slab's receipt stands for: its file, or the volume that it is a part of."""
+    output = run.root / _OUTPUTS[stage]
+    return output / f"{slab_name(*slab)}.h5" if stage in ("preprocess", "segment") else output
 
 
 def stage_slabs(document: dict[str, Any], stage: Stage) -> list[tuple[int, int]]:

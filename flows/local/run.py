@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -188,9 +189,9 @@ def start_run(
             tags=["local"],
         )
         directory = _DirectoryRecorder(store, run_id)
-        with ParslCompute(
-            run.request.execution.workers, home() / "workers" / run_id, _functions()
-        ) as compute:  # stops its workers on the way out, whatever happened
+        workers = home() / "workers" / run_id
+        # Stops its workers on the way out, whatever happened.
+        with ParslCompute(run.request.execution.workers, workers, _functions()) as compute:
             providers: dict[str, ActionProvider] = {
                 TRANSFER_URL: LocalTransfer({COLLECTION: Path("/")}),
                 COMPUTE_URL: compute,
@@ -206,6 +207,8 @@ def start_run(
                 run_id,
                 run.scan_id,
             )
+        if outcome.status == "SUCCEEDED":
+            shutil.rmtree(workers, ignore_errors=True)
         return RunResult(run_id, outcome, directory.run)
 
 

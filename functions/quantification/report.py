@@ -65,7 +65,7 @@ def write_report(sources: Sources, sidecar: dict[str, Any]) -> None:
     body = "\n".join(
         [
             _head(document),
-            _warnings(sidecar["quality"]["warnings"]),
+            _warnings([*sidecar["quality"]["warnings"], *document["plan"]["notes"]]),
             _cards(sidecar["metrics"]),
             "<h2>Slices</h2>" + _slices(sources),
             "<h2>From the detector</h2>" + _detector(sources),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import time
 from html.parser import HTMLParser
@@ -179,7 +180,7 @@ def test_results_are_copied_where_asked(scan: Path, pipeline: Pipeline, tmp_path
 def test_a_failed_stage_fails_the_run_and_is_searchable(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     options = ("--set", "reconstruction.filter=hann", "--set", "reconstruction.center=48.0")
     run = pipeline.run(scan, tmp_path, "--slab", 16, *options)
-    (run.root / "projections" / "000016-000032.h5").unlink()
+    (run.root / "projections" / "000016-000032.h5").write_bytes(b"damaged")
     for receipt in (run.root / "receipts" / "reconstruct").iterdir():
         receipt.unlink()
     failed = pipeline("run", scan, "--output", tmp_path, *options)
@@ -191,6 +192,18 @@ def test_a_failed_stage_fails_the_run_and_is_searchable(scan: Path, pipeline: Pi
     (hit,) = json.loads(pipeline("search", f"status:failed and {tmp_path.name}", "--json").stdout)[:1]
     assert hit["content"]["failure"]["stage"] == "Reconstruct"
     assert "000016-000032.h5" in hit["content"]["failure"]["cause"]
+
+
+def test_outputs_that_were_deleted_are_made_again(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    run = pipeline.run(scan, tmp_path, "--slab", 16)
+    before = arrays(run)
+    (run.root / "projections" / "000016-000032.h5").unlink()
+    (run.root / "phases" / "000000-000016.h5").unlink()
+    shutil.rmtree(run.root / "reconstruction.zarr")
+    run.labels.unlink()
+    assert pipeline.run(scan, tmp_path) == run
+    after = arrays(run)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_dry_run_starts_nothing(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tomopipe.functions import scan as scan_module
+from tomopipe.functions import scan_frames
 from tomopipe.functions.errors import ParameterError, ScanError
 from tomopipe.functions.scan import (
     ScanMetadata,
@@ -311,8 +311,8 @@ def test_fields_are_medians_or_means_whatever_the_cut(
     parts = {"/exchange/data": flats, "/exchange/data_white": flats, "/exchange/data_dark": flats}
     parts["/exchange/theta"] = np.arange(count)
     with pytest.MonkeyPatch.context() as patch, opened(parts) as scan:
-        patch.setattr(scan_module, "_BLOCK_BYTES", block_bytes[0])
-        patch.setattr(scan_module, "_CACHE_BYTES", block_bytes[1])
+        patch.setattr(scan_frames, "_BLOCK_BYTES", block_bytes[0])
+        patch.setattr(scan_frames, "_CACHE_BYTES", block_bytes[1])
         whole = scan.flat_field(0, 7)
         np.testing.assert_allclose(whole, expected, rtol=2e-7)
         assert whole.dtype == np.float32
@@ -743,7 +743,7 @@ def test_few_bad_values_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(parts) as scan:
         assert validate(scan) == expected
         assert validate(scan, check_values=False) == ScanQuality()
-        monkeypatch.setattr(scan_module, "_BLOCK_BYTES", 200)
+        monkeypatch.setattr(scan_frames, "_BLOCK_BYTES", 200)
         assert validate(scan) == expected
 
 
@@ -762,7 +762,7 @@ def test_values_are_checked_in_small_blocks(
     parts = exchange_parts()
     parts["/exchange/data"] = DATA.astype(dtype)
     sizes = []
-    read = scan_module._Frames.read
+    read = scan_frames.Frames.read
 
     def record(*arguments: Any) -> NDArray[Any]:
         block = read(*arguments)
@@ -770,8 +770,8 @@ def test_values_are_checked_in_small_blocks(
         return block
 
     with open_scan(write(tmp_path / "scan.h5", parts)) as scan:
-        monkeypatch.setattr(scan_module, "_BLOCK_BYTES", block_bytes)
-        monkeypatch.setattr(scan_module._Frames, "read", record)
+        monkeypatch.setattr(scan_frames, "_BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(scan_frames.Frames, "read", record)
         validate(scan)
     one_row_of_all_flats = 5 * COLUMNS * 2
     assert max(sizes) <= max(block_bytes, one_row_of_all_flats)
