@@ -67,7 +67,7 @@ def test_functions_import_neither_flows_nor_globus() -> None:
     [
         ([], "outside"),
         (["--editable"], "inside"),
-        (["--editable", "--config-settings", "editable_mode=strict"], "inside"),
+        (["--config-settings", "editable_mode=strict", "--editable"], "inside"),
     ],
     ids=["wheel", "editable", "strict"],
 )
