@@ -25,6 +25,7 @@ from .memory import return_freed_memory
 from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, recipe_values
 from .plan import Plan, check_disk, cut_rows, disk_needed, make_plan
 from .preprocessing.rotation_center import CenterResult, find_center
+from .quantification.pictures import grey, png
 from .reconstruction.engines import get_engine
 from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, slab_name, write_json, written_aside
 from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
@@ -222,7 +223,7 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
         }
         _make_volumes(run, scan.shape, plan, stages, pixel_size)
     shutil.rmtree(run.root / "progress", ignore_errors=True)
-    _write_sample(run, sample)
+    _write_sample(run, sample, resolved["grey_range"])
     write_json(run.run_json, document)
     return run
 
@@ -288,7 +289,7 @@ def _made_slab_rows(run: RunDirectory) -> int | None:
 
 def _resolve(
     scan: Scan, request: Request, pixel_size_um: float | None
-) -> tuple[dict[str, Any], dict[str, NDArray[np.generic]]]:
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Every automatic value, rounded so that it can be typed in again, and the sample slices behind them."""
     parameters = request.parameters
     rows = sample_rows(scan.shape[1], scan.shape[2])
@@ -309,7 +310,7 @@ def _resolve(
     else:
         resolved["center_px"] = float(parameters.reconstruction.center)
     slices = reconstruct(resolved["center_px"])
-    sample: dict[str, NDArray[np.generic]] = {"rows": np.asarray(rows), "projections": projections, "slices": slices}
+    sample: dict[str, NDArray[Any]] = {"rows": np.asarray(rows), "projections": projections, "slices": slices}
     resolved["noise_level"] = _rounded(noise_level(slices))
     if request.runs("denoise"):
         slices = denoise_slices(slices, parameters.denoising, resolved["noise_level"])
@@ -485,7 +486,11 @@ def _make_volumes(
             create_slices(path, layout, path.stem, pixel_size_um or 1.0, unit)
 
 
-def _write_sample(run: RunDirectory, sample: dict[str, NDArray[np.generic]]) -> None:
+def _write_sample(run: RunDirectory, sample: dict[str, NDArray[Any]], grey_range: list[float]) -> None:
+    """Write the sample, and its middle slice as a picture: the first look at a run, long before its report."""
     with written_aside(run.sample) as aside, h5py.File(aside, "w") as file:
         for name, values in sample.items():
             file.create_dataset(name, data=values)
+    slices = sample.get("denoised", sample["slices"])
+    with written_aside(run.previews / "sample.png") as aside:
+        aside.write_bytes(png(grey(slices[len(slices) // 2], *grey_range)))
