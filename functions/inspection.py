@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 
 from .denoising.classical import noise_level
 from .device import hidden_gpus
-from .errors import ParameterError, ScanError, StageError
+from .errors import InputError, ParameterError, ScanError
 from .memory import return_freed_memory
+from .outputs import SLAB_STAGES, check_start, folder_bytes, stage_entries
 from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, recipe_values
-from .plan import Plan, check_disk, cut_rows, disk_needed, make_plan
-from .preprocessing.rotation_center import CenterResult, find_center
+from .plan import Plan, check_disk, cut_rows, disk_needed, make_plan, whole_slab
+from .preprocessing.rotation_center import CenterResult, check_center_can_be_found, find_center
 from .quantification.pictures import grey, png
 from .reconstruction.engines import get_engine
-from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, slab_name, write_json, written_aside
+from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, write_json, written_aside
 from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
 from .segmentation.thresholds import multi_otsu_thresholds
 from .slabs import SliceReconstructor, denoise_slices, preprocess_rows, sample_rows
@@ -42,16 +43,6 @@ CAMEL_CASE: dict[Stage, str] = {
     "quantify": "Quantify",
 }
 """Names of the flow's states by stage."""
-
-_SLAB_STAGES: tuple[Stage, ...] = ("preprocess", "reconstruct", "denoise", "segment")
-_OUTPUTS: dict[Stage, str] = {
-    "preprocess": "projections",
-    "reconstruct": "reconstruction.zarr",
-    "denoise": "denoised.zarr",
-    "segment": "phases",
-    "separate_objects": "labels.h5",
-    "quantify": "labels.json",
-}
 
 
 @dataclass(frozen=True)
@@ -91,24 +82,20 @@ def check_request(request: Request) -> Request:
             raise ParameterError(f"skip: {name!r} cannot be left out; possible are {', '.join(SKIPPABLE_STAGES)}")
     if request.start_from is not None and request.start_from not in STAGES:
         raise ParameterError(f"from: {request.start_from!r} is no stage; stages are {', '.join(STAGES)}")
-    if request.start_from in request.skip:
+    skip = {*request.skip, *(("separate_objects",) if "segment" in request.skip else ())}
+    if request.start_from in skip:
         raise ParameterError(f"from: {request.start_from} is also to be skipped; drop one of the two")
     get_engine(request.parameters.reconstruction.engine)
-    skip = {*request.skip, *(("separate_objects",) if "segment" in request.skip else ())}
     return replace(request, skip=tuple(stage for stage in STAGES if stage in skip))
 
 
-def check_scan(scan: Scan, request: Request, results_root: Path, raw_bytes: int = 0) -> ScanQuality:
-    """Everything that can be refused before any stage starts.
+def check_scan(scan: Scan, request: Request) -> ScanQuality:
+    """Everything about a scan and a request that can be refused before any work on them.
 
     Parameters
     ----------
     scan : Scan
     request : Request
-    results_root : Path
-        Folder that will hold the results; it need not exist yet.
-    raw_bytes : int
-        Size of the raw copy that is still to be made there.
 
     Raises
     ------
@@ -122,20 +109,37 @@ def check_scan(scan: Scan, request: Request, results_root: Path, raw_bytes: int 
             f"reconstruction.center={center}: lies outside the {scan.shape[2]} columns of {scan.path.name}; "
             "give a column, or auto"
         )
+    if center == "auto":
+        try:
+            check_center_can_be_found(np.deg2rad(scan.theta_deg), scan.shape[2])
+        except InputError as error:
+            raise ScanError(f"{scan.path}: {error} (reconstruction.center)") from error
     _plan(scan, request, None)
-    check_disk(results_root, disk_needed(scan.shape, request.parameters, list(request.skip)), raw_bytes)
     return quality
 
 
-def preview_run(scan: Scan, request: Request, results_root: Path, raw_bytes: int = 0) -> dict[str, Any]:
-    """Check a scan as `check_scan` does, and say how the run would go.
+def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int = 0) -> dict[str, Any]:
+    """Check a scan and the disk, and say how the run would go.
+
+    Parameters
+    ----------
+    scan : Scan
+    request : Request
+    scan_folder : Path
+        Folder that will hold the scan's results; it need not exist yet.
+    raw_bytes : int
+        Size of the raw copy that is still to be made there.
 
     Returns
     -------
     dict
         Shape, stages, slabs, tasks, memory and disk of the run, for a person.
     """
-    quality = check_scan(scan, request, results_root, raw_bytes)
+    quality = check_scan(scan, request)
+    kept = [stage for stage in STAGES if request.runs(stage) and stage not in _on_the_fly(request)]
+    # What lies there already may be a part of this run: only Inspect knows which recipe it is.
+    needed = max(0, disk_needed(scan.shape, kept) - folder_bytes(scan_folder)) + raw_bytes
+    check_disk(scan_folder, needed)
     plan = _plan(scan, request, None)
     angles, rows, columns = scan.shape
     pixel_size = request.parameters.scan.pixel_size_um or scan.metadata.pixel_size_um
@@ -150,7 +154,7 @@ def preview_run(scan: Scan, request: Request, results_root: Path, raw_bytes: int
         "slabs": f"{len(plan.slabs)} of {plan.slab_rows} rows",
         "tasks_a_stage": len(plan.tasks),
         "memory_a_worker_mib": plan.memory_bytes // 2**20,
-        "disk_at_most_mb": (disk_needed(scan.shape, request.parameters, list(request.skip)) + raw_bytes) // 10**6,
+        "disk_at_most_mb": needed // 10**6,
     }
 
 
@@ -179,7 +183,7 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
     request = check_request(request)
     scan_folder = results_root / validate_scan_id(scan_id)
     with open_scan(scan_path) as scan:
-        quality = check_scan(scan, request, results_root)
+        quality = check_scan(scan, request)
         checksum = file_checksum(scan_path)
         pixel_size = request.parameters.scan.pixel_size_um or scan.metadata.pixel_size_um
         resolved, sample = _resolve(scan, request, pixel_size)
@@ -187,8 +191,11 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
         recipe_id = digest_of(digests)[:12]
         run = RunDirectory(scan_folder / recipe_id)
         plan = _plan(scan, request, _made_slab_rows(run))
-        stages = _stages(run, request, digests, plan, scan.shape)
-        _check_start(request, stages)
+        angles, rows, columns = scan.shape
+        stages = stage_entries(run, digests, _on_the_fly(request), (rows, columns, columns), plan.slab_rows)
+        check_start(request.start_from, request.skip, stages)
+        left = [stage for stage in STAGES if stages[stage]["needed"]]
+        check_disk(run.root, disk_needed(scan.shape, left) - folder_bytes(run.root))
         document = {
             "format": RUN_FORMAT,
             "scan_id": scan_id,
@@ -216,15 +223,16 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
                 "slab_rows": plan.slab_rows,
                 "task_rows": plan.task_rows,
                 "worker_memory_bytes": plan.memory_bytes,
-                "notes": [note] if (note := hidden_gpus(request.parameters.reconstruction.gpu_devices)) else [],
+                "notes": _plan_notes(request, plan),
             },
             "stages": stages,
             "software": software(),
         }
-        _make_volumes(run, scan.shape, plan, stages, pixel_size)
+    # run.json first: a start that is killed here finds in it how the files are cut that it has begun to make.
+    write_json(run.run_json, document)
+    _make_volumes(run, (angles, rows, columns), plan, stages, pixel_size)
     shutil.rmtree(run.root / "progress", ignore_errors=True)
     _write_sample(run, sample, resolved["grey_range"])
-    write_json(run.run_json, document)
     return run
 
 
@@ -244,7 +252,7 @@ def task_list(run: RunDirectory, function_ids: dict[str, str]) -> dict[str, Any]
     for stage, name in CAMEL_CASE.items():
         if not document["stages"][stage]["needed"] and stage != "quantify":
             tasks[name] = []
-        elif stage in _SLAB_STAGES:
+        elif stage in SLAB_STAGES:
             ranges = cut_rows(rows, document["plan"]["task_rows"])
             kwargs = [{"run": root, "start": start, "stop": stop} for start, stop in ranges]
             tasks[name] = [{"function_id": function_ids[stage], "kwargs": values} for values in kwargs]
@@ -257,6 +265,22 @@ def task_list(run: RunDirectory, function_ids: dict[str, str]) -> dict[str, Any]
         "stages": {CAMEL_CASE[stage]: document["stages"][stage]["needed"] for stage in STAGES},
         "tasks": tasks,
     }
+
+
+def _on_the_fly(request: Request) -> set[Stage]:
+    """Stages whose output is not to be kept."""
+    kept = request.parameters.keep
+    return {stage for stage, name in (("preprocess", "projections"), ("denoise", "denoised")) if name not in kept}  # type: ignore[misc]
+
+
+def _plan_notes(request: Request, plan: Plan) -> list[str]:
+    """Plain words where the work goes otherwise than asked for."""
+    notes = [hidden_gpus(request.parameters.reconstruction.gpu_devices)]
+    if request.execution.slab and plan.slab_rows != whole_slab(request.execution.slab):
+        notes.append(
+            f"slabs have {plan.slab_rows} rows, not {request.execution.slab}: memory, or an earlier start of this run"
+        )
+    return [note for note in notes if note]
 
 
 def software() -> dict[str, str]:
@@ -274,7 +298,6 @@ def _plan(scan: Scan, request: Request, made_slab_rows: int | None) -> Plan:
         scan.shape,
         scan.dtype.itemsize,
         engine.fixed_memory_bytes(angles, columns, algorithm),
-        0,
         request.execution,
         made_slab_rows,
     )
@@ -319,6 +342,11 @@ def _resolve(
         resolved["thresholds"] = _thresholds(slices, parameters, scan)
     low, high = np.percentile(slices[:, _disc(scan.shape[2])], [0.5, 99.5])
     resolved["grey_range"] = [_rounded(float(low)), _rounded(float(high))]
+    if not resolved["grey_range"][0] < resolved["grey_range"][1]:
+        raise ScanError(
+            f"{scan.path}: the reconstructed sample rows are blank ({low:g} everywhere); check that the scan has a sample in "
+            "the beam and its flats and darks belong to it"
+        )
     return resolved, sample
 
 
@@ -374,7 +402,12 @@ def _digests(checksum: str, request: Request, resolved: dict[str, Any], pixel_si
         "denoise": [recipe_values(parameters.denoising), resolved["noise_level"]],
         "segment": [recipe_values(parameters.segmentation), resolved.get("thresholds")],
         "separate_objects": recipe_values(parameters.objects),
-        "quantify": [recipe_values(parameters.quantification), parameters.objects.phase],
+        # How sure the centre is stands in the metrics, and is known only where it was looked for.
+        "quantify": [
+            recipe_values(parameters.quantification),
+            parameters.objects.phase,
+            parameters.reconstruction.center == "auto",
+        ],
     }
     digests: dict[Stage, str] = {}
     previous = checksum
@@ -384,94 +417,11 @@ def _digests(checksum: str, request: Request, resolved: dict[str, Any], pixel_si
     return digests
 
 
-def _stages(
-    run: RunDirectory, request: Request, digests: dict[Stage, str], plan: Plan, shape: tuple[int, int, int]
-) -> dict[str, dict[str, Any]]:
-    """For each stage: its digest, where its output lies, whether that is this run's own, and whether work is left."""
-    on_the_fly = {
-        "preprocess": "projections" not in request.parameters.keep,
-        "denoise": "denoised" not in request.parameters.keep,
-    }
-    stages: dict[str, dict[str, Any]] = {}
-    for stage in STAGES:
-        entry: dict[str, Any] = {"digest": digests.get(stage), "own": False, "needed": False, "output": None}
-        if stage in digests and not on_the_fly.get(stage, False):
-            earlier = _earlier_output(run, stage, digests[stage]) if stage != "quantify" else None
-            if earlier is not None:
-                entry.update(earlier)
-            else:
-                entry.update(own=True, output=_OUTPUTS[stage], slab_rows=plan.slab_rows)
-                slabs = _receipted_slabs(stage, plan.rows, plan.slab_rows)
-                _discard_receipts_of_lost_outputs(run, stage, slabs)
-                entry["needed"] = not all(run.is_done(stage, *slab, digests[stage]) for slab in slabs)
-        stages[stage] = entry
-    return stages
-
-
-def _earlier_output(run: RunDirectory, stage: Stage, digest: str) -> dict[str, Any] | None:
-    """Finished output of the same stage digest in another recipe of this scan."""
-    if run.root.parent.is_dir():
-        for other in sorted(run.root.parent.iterdir()):
-            sibling = RunDirectory(other)
-            if other == run.root or not sibling.run_json.is_file():
-                continue
-            try:
-                document = sibling.read_run()
-            except StageError:
-                continue  # of another format; what it holds is computed again
-            entry = document["stages"][stage]
-            if entry["digest"] == digest and entry["own"] and is_complete(sibling, document, stage):
-                output = os.path.relpath(other / entry["output"], run.root)
-                return {"output": output, "slab_rows": entry["slab_rows"]}
-    return None
-
-
-def is_complete(run: RunDirectory, document: dict[str, Any], stage: Stage) -> bool:
-    """Whether every slab of a stage of this run has its receipt, and the receipt its output."""
-    digest = document["stages"][stage]["digest"]
-    slabs = stage_slabs(document, stage)
-    return all(_output_of(run, stage, slab).exists() and run.is_done(stage, *slab, digest) for slab in slabs)
-
-
-def _discard_receipts_of_lost_outputs(run: RunDirectory, stage: Stage, slabs: list[tuple[int, int]]) -> None:
-    """Take back receipts whose files somebody has deleted, so that they are made again instead of read as empty."""
-    for slab in slabs:
-        if not _output_of(run, stage, slab).exists():
-            run.receipt_path(stage, *slab).unlink(missing_ok=True)
-
-
-def _output_of(run: RunDirectory, stage: Stage, slab: tuple[int, int]) -> Path:
-    """What a slab's receipt stands for: its file, or the volume that it is a part of."""
-    output = run.root / _OUTPUTS[stage]
-    return output / f"{slab_name(*slab)}.h5" if stage in ("preprocess", "segment") else output
-
-
-def stage_slabs(document: dict[str, Any], stage: Stage) -> list[tuple[int, int]]:
-    """Slabs that a stage of a run receipts; the stages that take the whole volume have one."""
-    return _receipted_slabs(stage, document["scan"]["shape"][1], document["stages"][stage]["slab_rows"])
-
-
-def _receipted_slabs(stage: Stage, rows: int, slab_rows: int) -> list[tuple[int, int]]:
-    return cut_rows(rows, slab_rows) if stage in _SLAB_STAGES else [(0, rows)]
-
-
-def _check_start(request: Request, stages: dict[str, dict[str, Any]]) -> None:
-    """Refuse `start_from` where an earlier stage would have to be computed."""
-    if request.start_from is None:
-        return
-    for stage in STAGES[: STAGES.index(request.start_from)]:
-        if stages[stage]["needed"]:
-            raise ParameterError(
-                f"from: {request.start_from} needs the output of {stage}, and no finished one with these parameters is "
-                f"in the results; run without --from, or change only parameters of {request.start_from} and later stages"
-            )
-
-
 def _make_volumes(
     run: RunDirectory,
     shape: tuple[int, int, int],
     plan: Plan,
-    stages: dict[str, dict[str, Any]],
+    stages: dict[Stage, dict[str, Any]],
     pixel_size_um: float | None,
 ) -> None:
     run.root.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,14 @@ Nothing here changes a number of the result.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from .errors import ParameterError
-from .parameters import Execution, Parameters
+from .parameters import Execution, Stage
 from .volume import SLAB_MULTIPLE
 
 _SLAB_DEFAULT = 64
@@ -51,16 +52,11 @@ class Plan:
         """First row and the row after the last of each task."""
         return cut_rows(self.rows, self.task_rows)
 
-    def slabs_in(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Slabs of one task."""
-        return [(first, last) for first, last in self.slabs if start <= first and last <= stop]
-
 
 def make_plan(
     shape: tuple[int, int, int],
     itemsize: int,
     fixed_bytes: int,
-    row_bytes: int,
     execution: Execution,
     slab_rows: int | None,
 ) -> Plan:
@@ -71,8 +67,8 @@ def make_plan(
     shape : (angles, rows, columns)
     itemsize : int
         Bytes of a raw pixel.
-    fixed_bytes, row_bytes : int
-        Memory of the reconstruction engine: once, and for each row in work.
+    fixed_bytes : int
+        Memory of the reconstruction engine.
     execution : Execution
         The user's wishes.
     slab_rows : int or None
@@ -88,16 +84,17 @@ def make_plan(
     # A slab in work: raw and corrected projections with temporaries, or two volumes of slices and their compression.
     preprocessing = angles * columns * (2 * itemsize + 12)
     reconstruction = 12 * columns * columns + 8 * angles * columns
-    slab_row_bytes = max(preprocessing, reconstruction) + row_bytes
+    slab_row_bytes = max(preprocessing, reconstruction)
     room = int(memory * (1 - _RESERVE)) - fixed_bytes
     fitting = room // slab_row_bytes // SLAB_MULTIPLE * SLAB_MULTIPLE
-    if fitting < min(SLAB_MULTIPLE, slab_rows or SLAB_MULTIPLE):
-        needed = (fixed_bytes + SLAB_MULTIPLE * slab_row_bytes) / (1 - _RESERVE)
+    least = slab_rows or SLAB_MULTIPLE
+    if fitting < least:
+        needed = (fixed_bytes + least * slab_row_bytes) / (1 - _RESERVE)
         raise ParameterError(
-            f"memory: {memory / 2**20:.0f} MiB a worker do not hold a slab of {SLAB_MULTIPLE} rows of this scan; "
+            f"memory: {memory / 2**20:.0f} MiB a worker do not hold a slab of {least} rows of this scan; "
             f"give at least {needed * execution.workers / 2**20:.0f} MiB (--memory) or fewer workers (--workers)"
         )
-    wished = _whole_slab(execution.slab) if execution.slab else _SLAB_DEFAULT
+    wished = whole_slab(execution.slab) if execution.slab else _SLAB_DEFAULT
     slab = slab_rows or min(wished, fitting)
     if slab > _SLAB_DEFAULT:
         slab = slab // _SLAB_DEFAULT * _SLAB_DEFAULT
@@ -111,24 +108,23 @@ def worker_memory(execution: Execution) -> int:
     return total // execution.workers
 
 
-def disk_needed(shape: tuple[int, int, int], parameters: Parameters, skip: list[str]) -> int:
-    """Bytes that the result may take, counted without compression but for the labels; the raw copy is not in it."""
+def disk_needed(shape: tuple[int, int, int], stages: Iterable[Stage]) -> int:
+    """Bytes that the outputs of stages may take for a scan (angles, rows, columns); labels alone are counted compressed."""
     angles, rows, columns = shape
     volume = 4 * rows * columns * columns
     pyramid = volume // 6  # 1/8 + 1/64 + ..., rounded up
-    needed = volume + pyramid
-    if "projections" in parameters.keep:
-        needed += 4 * angles * rows * columns
-    if "denoise" not in skip and "denoised" in parameters.keep:
-        needed += volume + pyramid
-    if "segment" not in skip:
-        needed += volume // 8  # phases twice and objects, compressed
-        if "separate_objects" not in skip:
-            needed += 4 * volume  # distances and labels while objects are separated, gone afterwards
-    return needed
+    needed: dict[Stage, int] = {
+        "preprocess": 4 * angles * rows * columns,
+        "reconstruct": volume + pyramid,
+        "denoise": volume + pyramid,
+        "segment": volume // 16,
+        "separate_objects": 3 * volume,  # distances, maxima and labels while it works, gone afterwards
+        "quantify": 0,
+    }
+    return sum(needed[stage] for stage in stages)
 
 
-def check_disk(folder: Path, needed: int, raw_bytes: int = 0) -> None:
+def check_disk(folder: Path, needed: int) -> None:
     """Refuse a run whose result does not fit.
 
     Raises
@@ -138,14 +134,15 @@ def check_disk(folder: Path, needed: int, raw_bytes: int = 0) -> None:
     """
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    if free < needed + raw_bytes:
+    if free < needed:
         raise ParameterError(
-            f"{folder}: the run needs up to {(needed + raw_bytes) / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            f"{folder}: the run needs up to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
             "free some, choose another --output, or keep fewer intermediates (--set keep=[])"
         )
 
 
-def _whole_slab(wished: int) -> int:
+def whole_slab(wished: int) -> int:
+    """Rows a slab as asked for, rounded up to what files allow: a multiple of 8, above 64 of 64."""
     unit = SLAB_MULTIPLE if wished <= _SLAB_DEFAULT else _SLAB_DEFAULT
     return -(-wished // unit) * unit
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,9 +25,10 @@ from numpy.typing import NDArray
 
 from .device import worker_device
 from .errors import StageError, TomopipeError
-from .inspection import software, stage_slabs
+from .inspection import software
 from .memory import return_freed_memory
 from .objects import ObjectSettings, separate_objects
+from .outputs import stage_slabs
 from .parameters import Stage
 from .quantification.document import search_document
 from .quantification.report import write_report
@@ -36,6 +38,7 @@ from .slabs import Sources, denoise_slices, preprocess_rows, segment_slices
 from .volume import SliceLayout, create_labels, write_phases, write_projections, write_slices
 
 _CHUNK_ROWS = 16
+_DENOISING_BYTES_A_PIXEL = 55
 _MESSAGE_MAX = 500
 
 
@@ -69,8 +72,11 @@ def denoise_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     def work(sources: Sources, first: int, last: int) -> dict[str, Any]:
         noise = sources.document["resolved"]["noise_level"]
         slices = np.asarray(sources.reconstruction()[first:last])
-        for low in range(0, len(slices), _CHUNK_ROWS):
-            chunk = slices[low : low + _CHUNK_ROWS]
+        # Slices of a chunk are in work at once, one a thread.
+        memory = sources.document["plan"]["worker_memory_bytes"] // 8
+        rows = max(1, min(_CHUNK_ROWS, memory // (_DENOISING_BYTES_A_PIXEL * slices[0].size)))
+        for low in range(0, len(slices), rows):
+            chunk = slices[low : low + rows]
             chunk[...] = denoise_slices(chunk, sources.parameters.denoising, noise)
             _report_progress(sources.run, "denoise", start, stop, first + low + len(chunk) - start)
         return _write_slices(sources, "denoise", first, slices)
@@ -136,6 +142,8 @@ def quantify_task(run_root: str) -> dict[str, Any]:
         run = sources.run
         if "separate_objects" in sources.skipped and "segment" not in sources.skipped:
             _write_phases_alone(sources)
+        elif "segment" not in sources.skipped:
+            _adopt_labels(sources)
         rows = sources.shape[1]
         sidecar = write_sidecar(
             sources, lambda fraction: _report_progress(run, "quantify", 0, 1000, round(1000 * fraction), rows)
@@ -199,8 +207,10 @@ def _receipted(run: RunDirectory, stage: Stage, start: int, stop: int, digest: s
         yield receipt
     except Exception as error:  # noqa: BLE001 - raised again, shortened
         failure = run.failure_path(stage, start, stop)
-        failure.parent.mkdir(parents=True, exist_ok=True)
-        failure.write_text(traceback.format_exc(), encoding="utf-8")
+        # What failed may be the disk; then the message alone must do.
+        with contextlib.suppress(OSError):
+            failure.parent.mkdir(parents=True, exist_ok=True)
+            failure.write_text(traceback.format_exc(), encoding="utf-8")
         said = str(error) if isinstance(error, TomopipeError) else f"{type(error).__name__}: {error}"
         raise StageError(f"{stage}, rows {start} to {stop}: {said[:_MESSAGE_MAX]}") from None
     run.failure_path(stage, start, stop).unlink(missing_ok=True)
@@ -223,7 +233,7 @@ def _receipted(run: RunDirectory, stage: Stage, start: int, stop: int, digest: s
 
 def _projection_chunks(sources: Sources, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Chunks of corrected projections; where they come from disk the next is read while this one is computed with."""
-    step = min(sources.parameters.reconstruction.chunk_size, _CHUNK_ROWS)
+    step = sources.parameters.reconstruction.chunk_size
     ranges = [(low, min(low + step, stop)) for low in range(start, stop, step)]
     if sources.document["stages"]["preprocess"]["output"] is None:
         # Preprocessing computes with all threads already; numba's kernels must not be entered from two threads.
@@ -254,23 +264,33 @@ def _write_phases_alone(sources: Sources) -> None:
             labels.write("phases", start, np.asarray(phases[start:stop]))
 
 
+def _adopt_labels(sources: Sources) -> None:
+    """Have the labels of another recipe here too, by a hard link where that is possible: they go beside their metrics."""
+    for source, target in ((sources.labels, sources.run.labels), (sources.objects_table, sources.run.objects_table)):
+        if source == target:
+            continue
+        with written_aside(target) as aside:
+            try:
+                os.link(source, aside)
+            except OSError:
+                shutil.copyfile(source, aside)
+
+
 @contextlib.contextmanager
 def _scratch(run: RunDirectory) -> Iterator[Path]:
-    """Folder for temporary arrays; what a killed worker has left there is removed first."""
-    scratch = run.root / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Folder for temporary arrays, gone afterwards; what a killed worker has left is removed with the other leftovers."""
+    with tempfile.TemporaryDirectory(prefix=".scratch-", suffix=".part", dir=run.root) as scratch:
+        yield Path(scratch)
 
 
 def _remove_leftovers(run: RunDirectory) -> None:
-    """Remove what killed workers wrote aside; every stage has its receipts, so nobody writes here any more."""
+    """Remove what killed workers wrote aside: what is older than this start, so that nobody writes it any more."""
+    started = run.run_json.stat().st_mtime
     for pattern in ("**/.*.part", "**/*.partial"):
         for path in run.root.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < started:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(run.root / "progress", ignore_errors=True)
 
 
@@ -280,7 +300,8 @@ def _report_progress(
     """Leave a note of how far a task is, for whoever watches; losing one loses nothing."""
     total = stop - start
     path = run.progress_path(stage, start, rows if rows is not None else stop)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.part")
-    aside.write_text(json.dumps({"done": done, "total": total}), encoding="utf-8")
-    aside.replace(path)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps({"done": done, "total": total}), encoding="utf-8")
+        aside.replace(path)

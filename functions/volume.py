@@ -184,6 +184,11 @@ class SliceLayout:
         _, y, x = self.level_shape(level)
         return self.shard_depth(level), min(_CHUNK, y), min(_CHUNK, x)
 
+    def files(self, path: Path, start: int, stop: int) -> list[Path]:
+        """Folders of the files that slices [start, stop) of the full resolution lie in."""
+        depth = self.shard_depth(0)
+        return [path / "0" / "c" / str(index) for index in range(start // depth, -(-stop // depth))]
+
     def shards(self, level: int) -> tuple[int, int, int]:
         """Shard of a level: what lies in one file."""
         depth, y, x = self.chunks(level)
@@ -192,7 +197,7 @@ class SliceLayout:
 
 
 def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, unit: str | None) -> None:
-    """Create an empty OME-Zarr 0.5 volume of float32 slices, whole or not at all; one that is there already is kept.
+    """Create an empty OME-Zarr 0.5 volume of float32 slices, whole or not at all; one of this layout that is there is kept.
 
     Parameters
     ----------
@@ -207,6 +212,11 @@ def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, un
         UDUNITS-2 name of the spacing's unit; None where the pixel size is unknown.
     """
     if path.is_dir():
+        existing = _array(zarr.open_group(path, mode="r"), 0)
+        if (existing.shape, existing.shards) != (layout.shape, layout.shards(0)):
+            raise StageError(
+                f"{path}: its files are cut otherwise than run.json says; delete this volume and run again"
+            )
         return
     aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     group = zarr.create_group(aside, zarr_format=3)
@@ -220,6 +230,8 @@ def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, un
             compressors=BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.bitshuffle),
             dimension_names=("z", "y", "x"),
             fill_value=0.0,
+            # A file that is not there is lost, and not merely empty.
+            config={"write_empty_chunks": True},
         )
     axes: list[JSON] = [{"name": axis, "type": "space", **({"unit": unit} if unit else {})} for axis in "zyx"]
     datasets: list[JSON] = [
@@ -287,7 +299,7 @@ def open_slices(path: Path, level: int = 0) -> VolumeLike:
     try:
         volume: VolumeLike = _array(zarr.open_group(path, mode="r"), level)
     except (FileNotFoundError, KeyError) as error:
-        raise StageError(f"{path}: no volume of slices is here") from error
+        raise StageError(f"{path}: no volume of slices is here; run the scan again, which makes it anew") from error
     return volume
 
 
@@ -341,7 +353,7 @@ def _read_slabs(
                 parts.append(file[name][index])
         except OSError as error:
             raise StageError(
-                f"{path}: cannot be read ({error}); delete this run's receipts of it and run again"
+                f"{path}: cannot be read ({error}); delete this file and run the scan again, which makes it anew"
             ) from error
     if sum(part.shape[axis] for part in parts) != stop - start:
         raise StageError(f"{folder}: holds no slab for some of the rows {start} to {stop}")

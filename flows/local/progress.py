@@ -26,7 +26,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tomopipe.functions.inspection import CAMEL_CASE, stage_slabs
+from tomopipe.functions.inspection import CAMEL_CASE
+from tomopipe.functions.outputs import stage_slabs
 from tomopipe.functions.rundir import RunDirectory
 
 from . import actions

@@ -135,7 +135,7 @@ def check_run(request: LocalRequest) -> CheckedRun:
         worked_out = check_request(Request(request.parameters, request.skip, request.start_from, request.execution))
         raw = output / scan_id / RAW_NAME
         raw_bytes = 0 if raw.is_file() else scan_path.stat().st_size
-        plan = preview_run(scan, worked_out, output, raw_bytes)
+        plan = preview_run(scan, worked_out, output / scan_id, raw_bytes)
     if raw.is_file() and not _same_content(raw, scan_path):
         raise ParameterError(
             f"--output: {raw.parent} holds the results of another scan named {scan_id}; "

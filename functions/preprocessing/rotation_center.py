@@ -514,15 +514,20 @@ def _angular_step(ascending: NDArray[np.float64]) -> float:
     return float(np.median(np.diff(ascending)))
 
 
-def _checked_theta(sinograms: NDArray[Any], theta_rad: NDArray[Any]) -> NDArray[np.float64]:
+def check_center_can_be_found(theta_rad: NDArray[np.floating[Any]], columns: int) -> None:
+    """Refuse what `find_center` cannot work with.
+
+    Raises
+    ------
+    InputError
+        Too few angles or columns, or the angles cover less than 180 degrees.
+    """
     theta = np.asarray(theta_rad, np.float64)
-    if theta.shape != sinograms.shape[:1] or len(theta) < _FEWEST_ANGLES or sinograms.shape[-1] < _FEWEST_COLUMNS:
+    if len(theta) < _FEWEST_ANGLES or columns < _FEWEST_COLUMNS:
         raise InputError(
-            f"sinograms have the shape {sinograms.shape}, theta {theta.shape}: give one angle a projection, "
-            f"{_FEWEST_ANGLES} angles and {_FEWEST_COLUMNS} columns or more"
+            f"{len(theta)} angles of {columns} columns are too few to find the rotation centre, which takes {_FEWEST_ANGLES} "
+            f"angles and {_FEWEST_COLUMNS} columns; give the centre"
         )
-    if not np.isfinite(sinograms).all():
-        raise InputError("the sinograms hold values that are not finite: mend bad pixels first")
     ascending = np.sort(theta)
     step = _angular_step(ascending)
     if not ascending[-1] - ascending[0] >= np.pi - 2 * step:
@@ -530,6 +535,17 @@ def _checked_theta(sinograms: NDArray[Any], theta_rad: NDArray[Any]) -> NDArray[
             f"the angles cover {math.degrees(ascending[-1] - ascending[0]):.1f} degrees: the rotation centre is found "
             "from opposite projections, which need 180; give the centre"
         )
+
+
+def _checked_theta(sinograms: NDArray[Any], theta_rad: NDArray[Any]) -> NDArray[np.float64]:
+    theta = np.asarray(theta_rad, np.float64)
+    if theta.shape != sinograms.shape[:1]:
+        raise InputError(
+            f"sinograms have the shape {sinograms.shape}, theta {theta.shape}: give one angle a projection"
+        )
+    check_center_can_be_found(theta, sinograms.shape[-1])
+    if not np.isfinite(sinograms).all():
+        raise InputError("the sinograms hold values that are not finite: mend bad pixels first")
     return theta
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tomopipe.functions.errors import ParameterError
-from tomopipe.functions.parameters import Execution, Parameters
+from tomopipe.functions.parameters import STAGES, Execution
 from tomopipe.functions.plan import check_disk, disk_needed, make_plan, worker_memory
 from tomopipe.functions.volume import SLAB_MULTIPLE
 
@@ -19,9 +19,10 @@ GIB = 2**30
 @given(st.integers(1, 5000), st.one_of(st.none(), st.integers(1, 300)), st.integers(1, 3))
 def test_slabs_and_tasks_cover_every_row_once(rows: int, slab: int | None, workers: int) -> None:
     execution = Execution(slab=slab, memory_bytes=GIB, workers=workers)
-    plan = make_plan((180, rows, 256), 2, 0, 0, execution, None)
+    plan = make_plan((180, rows, 256), 2, 0, execution, None)
     assert [row for start, stop in plan.slabs for row in range(start, stop)] == list(range(rows))
-    assert [pair for task in plan.tasks for pair in plan.slabs_in(*task)] == plan.slabs
+    assert [row for start, stop in plan.tasks for row in range(start, stop)] == list(range(rows))
+    assert {start for start, _ in plan.tasks} <= {start for start, _ in plan.slabs}
     assert plan.slab_rows % SLAB_MULTIPLE == 0
     assert plan.slab_rows <= 64 or plan.slab_rows % 64 == 0
     assert len(plan.tasks) <= 64
@@ -29,24 +30,24 @@ def test_slabs_and_tasks_cover_every_row_once(rows: int, slab: int | None, worke
 
 def test_slab_shrinks_with_the_budget() -> None:
     shape = (1500, 2048, 2048)
-    large = make_plan(shape, 2, 0, 0, Execution(memory_bytes=64 * GIB), None)
-    small = make_plan(shape, 2, 0, 0, Execution(memory_bytes=2 * GIB), None)
-    shared = make_plan(shape, 2, 0, 0, Execution(memory_bytes=64 * GIB, workers=32), None)
+    large = make_plan(shape, 2, 0, Execution(memory_bytes=64 * GIB), None)
+    small = make_plan(shape, 2, 0, Execution(memory_bytes=2 * GIB), None)
+    shared = make_plan(shape, 2, 0, Execution(memory_bytes=64 * GIB, workers=32), None)
     assert large.slab_rows == 64
     assert small.slab_rows == shared.slab_rows < 64
     assert small.slab_rows * 12 * 2048**2 < 2 * GIB
 
 
 def test_slabs_of_an_earlier_start_are_kept() -> None:
-    plan = make_plan((180, 100, 256), 2, 0, 0, Execution(slab=64, memory_bytes=4 * GIB), 24)
+    plan = make_plan((180, 100, 256), 2, 0, Execution(slab=64, memory_bytes=4 * GIB), 24)
     assert plan.slab_rows == 24
 
 
 def test_budget_that_holds_no_slab_is_refused() -> None:
     with pytest.raises(ParameterError, match=r"--memory") as caught:
-        make_plan((1500, 2048, 2048), 2, 0, 0, Execution(memory_bytes=100 * 2**20), None)
+        make_plan((1500, 2048, 2048), 2, 0, Execution(memory_bytes=100 * 2**20), None)
     needed = int(str(caught.value).split("at least ")[1].split()[0]) + 1
-    make_plan((1500, 2048, 2048), 2, 0, 0, Execution(memory_bytes=needed * 2**20), None)
+    make_plan((1500, 2048, 2048), 2, 0, Execution(memory_bytes=needed * 2**20), None)
 
 
 def test_workers_share_the_budget() -> None:
@@ -54,12 +55,17 @@ def test_workers_share_the_budget() -> None:
     assert 0 < worker_memory(Execution(workers=2)) <= worker_memory(Execution(workers=1))
 
 
-def test_disk_estimate_counts_what_is_kept(tmp_path: Path) -> None:
+def test_disk_estimate_counts_what_is_made(tmp_path: Path) -> None:
     shape = (100, 50, 200)
-    everything = disk_needed(shape, Parameters(), [])
-    less = disk_needed(shape, Parameters(keep=[]), ["segment", "separate_objects"])
-    assert less < everything
-    assert everything >= 4 * (100 * 50 * 200 + 2 * 50 * 200 * 200)
-    check_disk(tmp_path / "new" / "folder", everything)
+    volume, projections = 4 * 50 * 200 * 200, 4 * 100 * 50 * 200
+    assert disk_needed(shape, []) == 0
+    assert disk_needed(shape, ["preprocess"]) == projections
+    assert disk_needed(shape, ["reconstruct", "denoise"]) >= 2 * volume
+    check_disk(tmp_path / "new" / "folder", disk_needed(shape, STAGES))
     with pytest.raises(ParameterError, match="are free"):
         check_disk(tmp_path / "new", 10**18)
+
+
+def test_memory_that_does_not_hold_the_slabs_that_are_there_is_refused() -> None:
+    with pytest.raises(ParameterError, match="slab of 64 rows"):
+        make_plan((1500, 2048, 2048), 2, 0, Execution(memory_bytes=2 * GIB), 64)
