@@ -181,14 +181,17 @@ def simulate(
 def convert(
     source: Annotated[Path, typer.Argument(help="A scan in another format.", metavar="SOURCE")],
     target: Annotated[Path, typer.Argument(help="Where to write it as Data Exchange.", metavar="SCAN.h5")],
-    reader: Annotated[str, typer.Option(help="dxchange's reader without read_, for example als_832.")],
+    reader: Annotated[str, typer.Option(help="dxchange's reader without read_, for example sls_tomcat.")],
+    arc: Annotated[
+        float | None, typer.Option(help="Range of the rotation in degrees, where the reader does not know.")
+    ] = None,
 ) -> None:
     """Convert a scan of another format to Data Exchange with dxchange, where that is installed."""
     from tomopipe.functions.conversion import convert_scan
 
     if target.exists():
         raise InputError(f"{target}: is there already; give another path")
-    print(convert_scan(source, target, reader))
+    print(convert_scan(source, target, reader, arc))
 
 
 @app.command()

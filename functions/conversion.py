@@ -19,7 +19,7 @@ _PREFIX = "read_"
 _FRAMES = ("data", "data_white", "data_dark")
 
 
-def convert_scan(source: Path, target: Path, reader: str) -> Path:
+def convert_scan(source: Path, target: Path, reader: str, arc_deg: float | None = None) -> Path:
     """Read a scan with one of dxchange's readers and write it as Data Exchange HDF5.
 
     Parameters
@@ -29,7 +29,9 @@ def convert_scan(source: Path, target: Path, reader: str) -> Path:
     target : Path
         Written whole or not at all.
     reader : str
-        Name of the reader without `read_`, for example `als_832` or `sls_tomcat`.
+        Name of the reader without `read_`, for example `sls_tomcat`.
+    arc_deg : float or None
+        Range of the rotation, its end excluded, for readers that give no angles.
 
     Returns
     -------
@@ -52,12 +54,18 @@ def convert_scan(source: Path, target: Path, reader: str) -> Path:
         raise ScanError(
             f"{source}: dxchange.{_PREFIX}{reader} cannot read it: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(parts, tuple) or len(parts) < 4 or any(part is None for part in parts[:4]):
+    if not isinstance(parts, tuple) or len(parts) < 3 or any(part is None for part in parts[:3]):
         raise ScanError(
-            f"{source}: dxchange.{_PREFIX}{reader} does not give projections, flats, darks and theta; "
+            f"{source}: dxchange.{_PREFIX}{reader} does not give projections, flats and darks; "
             "write these into a Data Exchange file yourself (/exchange/data, data_white, data_dark, theta)"
         )
-    frames, theta = [np.asarray(part) for part in parts[:3]], np.asarray(parts[3], np.float64)
+    frames = [np.asarray(part) for part in parts[:3]]
+    if arc_deg is not None:
+        theta = np.deg2rad(arc_deg) * np.arange(len(frames[0])) / max(1, len(frames[0]))
+    elif len(parts) > 3 and parts[3] is not None:
+        theta = np.asarray(parts[3], np.float64)
+    else:
+        raise ScanError(f"{source}: dxchange.{_PREFIX}{reader} does not give the angles; give their range with --arc")
     _check_frames(source, frames, theta)
     with written_aside(target) as aside, h5py.File(aside, "w") as file:
         for name, values in zip(_FRAMES, frames, strict=True):

@@ -124,7 +124,7 @@ def measure(
     counts = count_phases(phases, memory_bytes, _part(progress, 0.0, 0.05))
     if counts.bounds is None:
         raise InputError(
-            "phases: no voxel lies in the sample region; check the segmentation's region and thresholds in the report"
+            "phases: no voxel lies in the sample region; look at previews/sample.png and set segmentation.region or thresholds"
         )
     metrics = _fractions(counts, voxel_size, unit)
     metrics |= _connectivity_and_surface(phases, counts, voxel_size, unit, settings, memory_bytes, progress)

@@ -68,7 +68,7 @@ def size_histogram(edges: Sequence[float], counts: Sequence[float], unit: str) -
 
 @contextmanager
 def _figure() -> Iterator[tuple[Axes, io.StringIO]]:
-    # Figure without pyplot: no global state, safe in a worker's thread.
+    # Without pyplot no figure is kept anywhere.
     svg = io.StringIO()
     with mpl.rc_context(cast(Any, _STYLE)):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained")

@@ -186,6 +186,8 @@ def _timings(sources: Sources) -> str:
         receipts = sources.run.receipts(stage)
         if stage in sources.skipped:
             note = "left out"
+        elif entry["output"] is None and stage == "denoise" and "segment" in sources.skipped:
+            note = "not needed"
         elif entry["output"] is None:
             note = "computed on the fly by the next stage"
         elif not entry["own"]:

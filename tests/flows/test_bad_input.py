@@ -85,10 +85,11 @@ def _truncate(path: Path) -> None:
         (_replace("data", _nan_frame), ["/exchange/data", "7"]),
         (_edit(lambda e: e["data_white"].write_direct(e["data_dark"][:])), ["/exchange/data_white"]),
         (_replace("theta", lambda theta: theta[:-3]), ["/exchange/theta", "21", "24"]),
+        (_replace("theta", lambda theta: theta / 2), ["86.2 degrees", "reconstruction.center"]),
     ],
     ids=[
         "missing", "not-hdf5", "empty-file", "truncated", "no-data", "no-flats", "no-darks", "no-projections",
-        "no-columns", "many-nan", "nan-frame", "beam-off", "short-theta",
+        "no-columns", "many-nan", "nan-frame", "beam-off", "short-theta", "half-of-180",
     ],
 )  # fmt: skip
 def test_bad_scan(good: Path, tmp_path: Path, damage: Break, words: list[str]) -> None:
@@ -106,6 +107,7 @@ def test_bad_scan(good: Path, tmp_path: Path, damage: Break, words: list[str]) -
         (["--set", "reconstruction.center=1000"], ["reconstruction.center=1000", "40 columns"]),
         (["--set", "nonsense"], ["--set nonsense"]),
         (["--skip", "reconstruct"], ["reconstruct", "cannot be left out"]),
+        (["--from", "separate_objects", "--skip", "segment"], ["separate_objects", "skipped"]),
         (["--from", "lunch"], ["lunch", "preprocess"]),
         (["--scan-id", "../../etc"], ["../../etc", "--scan-id"]),
         (["--scan-id", "a/b"], ["a/b"]),

@@ -148,9 +148,10 @@ def test_another_centre_reuses_what_came_before(finished: RunDirectory, scan: Pa
 
 
 def test_from_refuses_to_compute_what_comes_before(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
-    done = pipeline("run", scan, "--output", tmp_path, "--from", "segment")
-    assert done.returncode == 1
-    assert "needs the output of preprocess" in done.stderr
+    for options in (["--from", "segment"], ["--from", "reconstruct", "--set", "keep=[denoised]"]):
+        done = pipeline("run", scan, "--output", tmp_path, *options)
+        assert done.returncode == 1
+        assert "needs the output of preprocess" in done.stderr
 
 
 def test_stages_can_be_left_out(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
@@ -200,10 +201,36 @@ def test_outputs_that_were_deleted_are_made_again(scan: Path, pipeline: Pipeline
     (run.root / "projections" / "000016-000032.h5").unlink()
     (run.root / "phases" / "000000-000016.h5").unlink()
     shutil.rmtree(run.root / "reconstruction.zarr")
-    run.labels.unlink()
+    shutil.rmtree(run.root / "denoised.zarr" / "0" / "c" / "1")
+    run.objects_table.unlink()
+    run.report.unlink()
     assert pipeline.run(scan, tmp_path) == run
     after = arrays(run)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert run.report.is_file()
+
+
+def test_only_the_metrics_anew(finished: RunDirectory, scan: Path, pipeline: Pipeline) -> None:
+    results = finished.root.parents[1]
+    again = pipeline.run(scan, results, "--from", "quantify", "--set", "quantification.tortuosity=false")
+    assert again.root != finished.root
+    assert again.labels.read_bytes() == finished.labels.read_bytes()
+    assert again.objects_table.read_bytes() == finished.objects_table.read_bytes()
+    assert not any(name.startswith("percolates") for name in json.loads(again.metrics.read_text())["metrics"])
+
+
+def test_intermediates_that_are_there_are_used_even_where_none_are_kept(
+    finished: RunDirectory, scan: Path, pipeline: Pipeline
+) -> None:
+    receipts = {path: path.read_bytes() for path in finished.root.glob("receipts/*/*.json")}
+    assert pipeline.run(scan, finished.root.parents[1], "--set", "keep=[]") == finished
+    assert finished.read_run()["stages"]["preprocess"]["output"] == "projections"
+    assert {path: path.read_bytes() for path in finished.root.glob("receipts/*/*.json")} == receipts
+
+
+def test_the_search_document_is_small(finished: RunDirectory) -> None:
+    (receipt,) = finished.receipts("quantify")
+    assert len(json.dumps(receipt["result"])) < 16_000
 
 
 def test_dry_run_starts_nothing(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:

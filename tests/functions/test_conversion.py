@@ -50,10 +50,17 @@ def test_what_a_reader_gives_is_a_valid_scan(reading: Any, tmp_path: Path) -> No
         assert scan.metadata.sample == "scan_0001"
 
 
+def test_angles_may_be_given_as_their_range(reading: Any, tmp_path: Path) -> None:
+    reading((PROJECTIONS, FLATS, DARKS))
+    with open_scan(convert_scan(tmp_path / "scan_0001.tif", tmp_path / "scan.h5", "beamline", 360)) as scan:
+        np.testing.assert_allclose(scan.theta_deg, np.arange(12) * 30.0)
+
+
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        ((PROJECTIONS, FLATS, DARKS, None), "does not give"),
+        ((PROJECTIONS, FLATS, DARKS, None), "--arc"),
+        ((PROJECTIONS, FLATS, DARKS), "--arc"),
         ((PROJECTIONS, FLATS), "does not give"),
         ((PROJECTIONS, FLATS[:, :5], DARKS, THETA), "must match"),
         ((PROJECTIONS, FLATS, DARKS, THETA[1:]), "11 angles for 12"),
