@@ -5,15 +5,16 @@ Exit codes: 0 good, 1 the run failed, 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
+import os
 import re
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
@@ -64,6 +65,14 @@ def main() -> None:
         _stop(error, BAD_INPUT)
     except TomopipeError as error:
         _stop(error, FAILED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        # Standard output that is full or gone; the run directory and the store have everything.
+        with contextlib.suppress(OSError):
+            print(f"error: cannot print: {error.strerror}", file=sys.stderr)
+        os._exit(FAILED)
 
 
 @app.callback(invoke_without_command=True)
@@ -146,7 +155,7 @@ def demo(output: Output = Path("demo")) -> None:
 
 @app.command()
 def simulate(
-    path: Annotated[Path, typer.Argument(help="Where to write the scan.", metavar="SCAN.h5")],
+    path: Annotated[Path | None, typer.Argument(help="Where to write the scan.", metavar="SCAN.h5")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, as FIELD=VALUE; repeatable. See --settings.")
     ] = None,
@@ -170,6 +179,8 @@ def simulate(
         return
     options = {"phantom": phantom, "columns": columns, "rows": rows, "angles": angles, "arc_deg": arc, "seed": seed}
     chosen = SimulationSettings(**{**options, **apply_overrides({}, setting or [])})
+    if path is None:
+        raise InputError("SCAN.h5: say where to write the scan")
     if path.exists() and not force:
         raise InputError(f"{path}: is there already; give another path, or --force to replace it")
     with _bar("simulating") as progress:
@@ -283,7 +294,7 @@ def log(name: RunName, as_json: AsJson = False) -> None:
 @app.command()
 def search(
     query: Annotated[list[str], typer.Argument(help="For example: 'porosity > 20 and sample:shale'", metavar="QUERY")],
-    limit: Annotated[int, typer.Option(min=1, help="Most hits listed.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most hits listed.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Search the index of this machine: words, FIELD:WORD, and comparisons such as 'porosity > 20'."""
@@ -334,7 +345,10 @@ def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
         raise ParameterError(f"--memory {text}: give a size such as 800M or 16G")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    size = float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")
+    if size > 2**60:
+        raise ParameterError(f"--memory {text}: is more than any machine has; give a size such as 800M or 16G")
+    return int(size)
 
 
 def _run_with_progress(checked: CheckedRun) -> RunResult:
@@ -346,15 +360,16 @@ def _run_with_progress(checked: CheckedRun) -> RunResult:
         return start_run(checked, [display], cancel)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _cancelled_by_signals(cancel: threading.Event) -> Iterator[None]:
     """Ctrl-C or SIGTERM ends the run in order; a second one ends the process at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if cancel.is_set():
             raise KeyboardInterrupt
-        print("stopping: finished slabs are kept", file=sys.stderr)
         cancel.set()
+        with contextlib.suppress(OSError):
+            print("stopping: finished slabs are kept", file=sys.stderr)
 
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, stop) for number in signals]
@@ -378,7 +393,7 @@ def _finish(result: RunResult, as_json: bool) -> None:
         print(json.dumps(content, indent=2))
     elif outcome.status == "SUCCEEDED" and directory is not None:
         _print_metrics(json.loads(directory.metrics.read_text(encoding="utf-8")))
-        for note in directory.read_run()["plan"]["notes"]:
+        for note in _notes(directory, record.input["input"]):
             print(f"note: {note}")
         print(f"\nresults  {directory.root}\nreport   {directory.report}")
     if outcome.status == "SUCCEEDED":
@@ -389,6 +404,15 @@ def _finish(result: RunResult, as_json: bool) -> None:
     print(f"run {result.run_id} failed: {record.error}", file=sys.stderr)
     print(f"more with: tomopipe log {result.run_id[:8]}", file=sys.stderr)
     raise typer.Exit(FAILED)
+
+
+def _notes(directory: RunDirectory, body: dict[str, Any]) -> list[str]:
+    document = directory.read_run()
+    notes: list[str] = document["plan"]["notes"]
+    elsewhere = [stage for stage, entry in document["stages"].items() if (entry["output"] or "").startswith("..")]
+    if "destination" in body and elsewhere:
+        notes = [*notes, f"the copy refers to another recipe's directory for {', '.join(elsewhere)}; copy that one too"]
+    return notes
 
 
 def _resume_command(body: dict[str, Any]) -> str:
@@ -472,7 +496,7 @@ def _record_json(record: RunRecord) -> dict[str, Any]:
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress
 

@@ -51,6 +51,8 @@ def open_file(path: Path) -> h5py.File:
     try:
         if path.is_dir():
             raise ScanError(f"{path}: is a directory; name the HDF5 file of one scan")
+        if path.exists() and not path.is_file():
+            raise ScanError(f"{path}: is not an ordinary file; name the HDF5 file of one scan")
         # "best-effort": file systems without locks (many parallel ones) are no reason to fail
         return h5py.File(path, "r", locking="best-effort")
     except (FileNotFoundError, NotADirectoryError) as error:

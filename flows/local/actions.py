@@ -152,6 +152,9 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+_SHOWN_ERRORS = 3
+
+
 def explain(error: str, cause: Any) -> str:
     """One message for a person from the error and the cause of a failed state.
 
@@ -167,7 +170,9 @@ def explain(error: str, cause: Any) -> str:
     fatal = (details.get("fatal_error") or {}).get("description")
     traces = [task["exception"] for task in details.get("results", []) if "exception" in task]
     exceptions = [_without_module(trace.strip().splitlines()[-1]) for trace in traces]
-    found = "; ".join(text for text in [fatal, details.get("message"), *dict.fromkeys(exceptions)] if text)
+    said = [text for text in [fatal, details.get("message"), *dict.fromkeys(exceptions)] if text]
+    more = [f"and {len(said) - _SHOWN_ERRORS} more"] if len(said) > _SHOWN_ERRORS else []
+    found = "; ".join([*said[:_SHOWN_ERRORS], *more])
     return f"{cause.get('state_name', error)} failed: {found or details}"
 
 

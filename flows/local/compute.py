@@ -177,5 +177,6 @@ def _log_and_shorten(results: list[JsonObject], context: ActionContext) -> bool:
         text = result["exception"]
         context.log("TaskFailed", text.strip().splitlines()[-1], {"task_id": result["task_id"], "exception": text})
         if number >= _FULL_TRACEBACKS:
-            result["exception"] = text.strip().splitlines()[-1][:_MAX_SHORT_CHARACTERS]
+            # All together stay below what a text field of the search index takes.
+            result["exception"] = text.strip().splitlines()[-1][: min(_MAX_SHORT_CHARACTERS, 8000 // len(failed))]
     return bool(failed)

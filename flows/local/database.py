@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tomopipe.functions.errors import InputError
+from tomopipe.functions.errors import InputError, TomopipeError
 
 _LOCK_TIMEOUT_S = 30.0
+
+
+class DatabaseUnavailable(TomopipeError):
+    """A database is in order but cannot be used at this moment."""
 
 
 @contextmanager
@@ -29,6 +33,8 @@ def transaction(path: Path, schema: str, *, write: bool) -> Iterator[sqlite3.Con
     ------
     InputError
         If the file cannot be opened, or is no SQLite database.
+    DatabaseUnavailable
+        If it is locked for long, or its disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,16 +45,21 @@ def transaction(path: Path, schema: str, *, write: bool) -> Iterator[sqlite3.Con
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             _prepare(connection, schema)
+            connection.row_factory = sqlite3.Row
+            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+        except sqlite3.OperationalError as error:
+            # Locked by another process, no room, no access: the file itself is good.
+            raise DatabaseUnavailable(
+                f"{path}: cannot be used now ({error}); see that its disk has room and no other program holds it"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise InputError(f"{path}: is not a usable database ({error}); move it away to start anew") from error
-        connection.row_factory = sqlite3.Row
-        connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        try:
-            yield connection
-        except BaseException:
-            connection.rollback()
-            raise
-        connection.commit()
 
 
 def _prepare(connection: sqlite3.Connection, schema: str) -> None:

@@ -6,9 +6,11 @@ Reads the progress notes of the run directory; nothing depends on them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TextIO
@@ -56,28 +58,27 @@ class ProgressDisplay(actions.RunObserver):
         self._run: RunDirectory | None = None
         self._state: str | None = None
         self._bytes: tuple[int, int] | None = None
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def __enter__(self) -> ProgressDisplay:
-        if self._view is not None:
-            self._view.open()
-            self._watcher.start()
+        self._draw(lambda view: view.open())
+        self._watcher.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop.set()
-        if self._view is not None:
-            self._watcher.join()
-            self._view.close()
+        self._watcher.join()
+        self._draw(lambda view: view.close())
 
     def state_started(self, state: str, state_type: str) -> None:
         """Add a bar for an action's state."""
-        if state_type == "Action" and self._view is not None:
+        if state_type == "Action":
+            self._draw(lambda view: view.start(state))
             self._state, self._bytes = state, None
-            self._view.start(state)
 
     def state_finished(
         self, state: str, status: actions.ActionOutcome | Literal["CANCELLED"], details: actions.JsonObject
@@ -85,9 +86,9 @@ class ProgressDisplay(actions.RunObserver):
         """Complete a state's bar."""
         if state == "Inspect" and status == "SUCCEEDED":
             self._run = RunDirectory(Path(details["details"]["results"][0]["output"]["run"]))
-        if state == self._state and self._view is not None:
+        if state == self._state:
             self._state = None
-            self._view.finish(state, status)
+            self._draw(lambda view: view.finish(state, status))
 
     def progress(self, state: str, progress: actions.Progress) -> None:
         """Remember how many bytes a transfer has copied; a stage's rows are read from its notes."""
@@ -97,13 +98,29 @@ class ProgressDisplay(actions.RunObserver):
     def _watch(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
             state, copied = self._state, self._bytes
-            if state is None or self._view is None:
+            if state is None:
                 continue
             if copied is not None:
-                self._view.update(state, *copied, "bytes")
+                amount = (*copied, "bytes")
             elif self._run is not None and state in _STAGES:
-                done, total, unit = stage_progress(self._run, state)
-                self._view.update(state, done, total, unit)
+                amount = stage_progress(self._run, state)
+            else:
+                continue
+            self._draw(functools.partial(self._update, state, amount))
+
+    def _update(self, state: str, amount: tuple[int, int, str], view: _Bars | _Lines) -> None:
+        # The state may have ended meanwhile; what is late is not drawn.
+        if state == self._state:
+            view.update(state, *amount)
+
+    def _draw(self, action: Callable[[_Bars | _Lines], None]) -> None:
+        """Draw, or give up drawing for good where the stream is gone: a run must not end with its watcher."""
+        with self._lock:
+            if self._view is not None:
+                try:
+                    action(self._view)
+                except (OSError, ValueError):
+                    self._view = None
 
 
 def stage_progress(run: RunDirectory, state: str) -> tuple[int, int, str]:

@@ -83,6 +83,8 @@ def parse(query: str) -> Node:
     """
     if query.strip() in ("", "*"):
         return Everything()
+    if len(query) > _MAX_CHARACTERS:
+        raise ParameterError(f"search query: has {len(query)} characters; at most {_MAX_CHARACTERS} are understood")
     parser = _Parser(query)
     tree = parser.disjunction()
     if parser.token.kind != "end":
@@ -91,6 +93,7 @@ def parse(query: str) -> Node:
 
 
 _MAX_DEPTH: Final = 50
+_MAX_CHARACTERS: Final = 1000
 
 _TOKEN = re.compile(
     r"""\s*(?:

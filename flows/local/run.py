@@ -128,7 +128,7 @@ def check_run(request: LocalRequest) -> CheckedRun:
     InputError
         One message that names the file, dataset or field, and the remedy.
     """
-    scan_path, output = request.scan.resolve(), request.output.resolve()
+    scan_path, output = _resolved(request.scan, "SCAN"), _resolved(request.output, "--output")
     with open_scan(scan_path) as scan:
         scan_id = scan_id_from_path(request.scan) if request.scan_id is None else validate_scan_id(request.scan_id)
         _check_writable(output)
@@ -136,6 +136,10 @@ def check_run(request: LocalRequest) -> CheckedRun:
         raw = output / scan_id / RAW_NAME
         raw_bytes = 0 if raw.is_file() else scan_path.stat().st_size
         plan = preview_run(scan, worked_out, output / scan_id, raw_bytes)
+    if request.start_from not in (None, "preprocess") and not list(raw.parent.glob("*/run.json")):
+        raise ParameterError(
+            f"--from {request.start_from}: {raw.parent} holds no earlier run to start from; run without --from first"
+        )
     if raw.is_file() and not _same_content(raw, scan_path):
         raise ParameterError(
             f"--output: {raw.parent} holds the results of another scan named {scan_id}; "
@@ -146,7 +150,7 @@ def check_run(request: LocalRequest) -> CheckedRun:
         scan_id=scan_id,
         processing={"id": COLLECTION, "path": str(output)},
         processing_root=str(output),
-        destination=None if request.copy_to is None else _destination(request.copy_to),
+        destination=None if request.copy_to is None else _destination(request.copy_to, output),
         parameters=request.parameters,
         skip=request.skip,
         start_from=request.start_from,
@@ -230,8 +234,22 @@ def _functions() -> dict[str, Callable[..., Any]]:
     return {FUNCTION_IDS[name]: getattr(stages, name) for name in FUNCTIONS}
 
 
-def _destination(folder: Path) -> dict[str, str]:
-    absolute = folder.resolve()
+def _resolved(path: Path, option: str) -> Path:
+    """Absolute path without links; refuses what is no path for this system."""
+    try:
+        os.fsencode(path).decode()
+        resolved = path.resolve()
+        resolved.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParameterError(f"{option} {os.fsencode(path)!r}: is no usable path ({reason}); give another") from error
+    return resolved
+
+
+def _destination(folder: Path, output: Path) -> dict[str, str]:
+    absolute = _resolved(folder, "--copy-to")
+    if absolute == output or output in absolute.parents:
+        raise ParameterError(f"--copy-to {folder}: lies within --output; give a folder elsewhere, or leave it out")
     _check_writable(absolute, "--copy-to")
     return {"id": COLLECTION, "path": str(absolute)}
 
@@ -263,4 +281,8 @@ def _scan_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another run of this scan is in progress; wait for it, or cancel it") from None
+        except OSError as error:
+            raise InputError(
+                f"{folder}: its file system has no locks ({error.strerror}); give another --output"
+            ) from error
         yield

@@ -6,13 +6,14 @@ What a run makes is in its run directory; nothing there depends on this file.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ import psutil
 from tomopipe.functions.errors import InputError
 
 from .actions import ActionOutcome, JsonObject, Progress, RunObserver, explain, utc_now
-from .database import transaction
+from .database import DatabaseUnavailable, transaction
 
 RUN_STATUSES = ("ACTIVE", "SUCCEEDED", "FAILED", "CANCELLED", "INTERRUPTED")
 """INTERRUPTED is never written: it is what an ACTIVE run shows whose process on this machine is gone."""
@@ -271,7 +272,10 @@ class RunStore:
 
 
 class _Recorder(RunObserver):
-    """Writes what it hears into the store; progress at most twice a second, and its end always."""
+    """Writes what it hears into the store; progress at most twice a second, and its end always.
+
+    A store that cannot be used for a while loses entries of the log and ends no run: the results do not depend on it.
+    """
 
     def __init__(self, store: RunStore, run_id: str) -> None:
         self._store = store
@@ -279,22 +283,35 @@ class _Recorder(RunObserver):
         self._last_progress = float("-inf")
 
     def event(self, code: str, description: str, details: JsonObject) -> None:
-        self._store.event(self._run_id, code, description, details)
+        with _losing_what_cannot_be_written():
+            self._store.event(self._run_id, code, description, details)
 
     def state_started(self, state: str, state_type: str) -> None:
-        self._store.state_started(self._run_id, state, state_type)
+        with _losing_what_cannot_be_written():
+            self._store.state_started(self._run_id, state, state_type)
 
     def state_finished(self, state: str, status: ActionOutcome | Literal["CANCELLED"], details: JsonObject) -> None:
-        self._store.state_finished(self._run_id, state, status, details)
+        with _losing_what_cannot_be_written():
+            self._store.state_finished(self._run_id, state, status, details)
 
     def progress(self, state: str, progress: Progress) -> None:
         now = time.monotonic()
         if progress.done >= progress.total or now - self._last_progress >= _PROGRESS_INTERVAL_S:
             self._last_progress = now
-            self._store.state_progress(self._run_id, state, progress)
+            with _losing_what_cannot_be_written():
+                self._store.state_progress(self._run_id, state, progress)
 
     def flow_finished(self, status: str, error: str | None, cause: Any) -> None:
-        self._store.finish(self._run_id, status, explain(error, cause) if error else None)
+        with _losing_what_cannot_be_written():
+            self._store.finish(self._run_id, status, explain(error, cause) if error else None)
+
+
+@contextmanager
+def _losing_what_cannot_be_written() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        logging.getLogger(__name__).warning("an entry of the run's log is lost: %s", error)
 
 
 def _run_record(row: sqlite3.Row) -> RunRecord:

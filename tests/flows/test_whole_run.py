@@ -148,6 +148,10 @@ def test_another_centre_reuses_what_came_before(finished: RunDirectory, scan: Pa
 
 
 def test_from_refuses_to_compute_what_comes_before(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    done = pipeline("run", scan, "--output", tmp_path, "--from", "segment")
+    assert done.returncode == 2
+    assert "no earlier run to start from" in done.stderr
+    pipeline.run(scan, tmp_path, "--skip", "segment", "--set", "keep=[]")
     for options in (["--from", "segment"], ["--from", "reconstruct", "--set", "keep=[denoised]"]):
         done = pipeline("run", scan, "--output", tmp_path, *options)
         assert done.returncode == 1
