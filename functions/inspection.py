@@ -196,38 +196,9 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
         check_start(request.start_from, request.skip, stages)
         left = [stage for stage in STAGES if stages[stage]["needed"]]
         check_disk(run.root, disk_needed(scan.shape, left) - folder_bytes(run.root))
-        document = {
-            "format": RUN_FORMAT,
-            "scan_id": scan_id,
-            "recipe_id": recipe_id,
-            "inspected_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "scan": {
-                "path": os.path.relpath(scan_path, run.root),
-                "checksum": checksum,
-                "layout": scan.layout,
-                "shape": list(scan.shape),
-                "dtype": scan.dtype.name,
-                "theta_deg": [float(scan.theta_deg.min()), float(scan.theta_deg.max())],
-                "flats": scan.n_flats,
-                "darks": scan.n_darks,
-                "metadata": {key: value for key, value in asdict(scan.metadata).items() if value is not None},
-                "quality": asdict(quality),
-            },
-            "request": {
-                "parameters": request.parameters.model_dump(mode="json"),
-                "skip": list(request.skip),
-                "start_from": request.start_from,
-            },
-            "resolved": resolved,
-            "plan": {
-                "slab_rows": plan.slab_rows,
-                "task_rows": plan.task_rows,
-                "worker_memory_bytes": plan.memory_bytes,
-                "notes": _plan_notes(request, plan),
-            },
-            "stages": stages,
-            "software": software(),
-        }
+        document = _document(run, scan, quality, request, plan)
+        document["scan"].update(path=os.path.relpath(scan_path, run.root), checksum=checksum)
+        document.update(resolved=resolved, stages=stages)
     # run.json first: a start that is killed here finds in it how the files are cut that it has begun to make.
     write_json(run.run_json, document)
     _make_volumes(run, (angles, rows, columns), plan, stages, pixel_size)
@@ -264,6 +235,38 @@ def task_list(run: RunDirectory, function_ids: dict[str, str]) -> dict[str, Any]
         "recipe_id": document["recipe_id"],
         "stages": {CAMEL_CASE[stage]: document["stages"][stage]["needed"] for stage in STAGES},
         "tasks": tasks,
+    }
+
+
+def _document(run: RunDirectory, scan: Scan, quality: ScanQuality, request: Request, plan: Plan) -> dict[str, Any]:
+    """What `run.json` says of the scan, the request, the plan and the software."""
+    return {
+        "format": RUN_FORMAT,
+        "scan_id": run.root.parent.name,
+        "recipe_id": run.root.name,
+        "inspected_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "scan": {
+            "layout": scan.layout,
+            "shape": list(scan.shape),
+            "dtype": scan.dtype.name,
+            "theta_deg": [float(scan.theta_deg.min()), float(scan.theta_deg.max())],
+            "flats": scan.n_flats,
+            "darks": scan.n_darks,
+            "metadata": {key: value for key, value in asdict(scan.metadata).items() if value is not None},
+            "quality": asdict(quality),
+        },
+        "request": {
+            "parameters": request.parameters.model_dump(mode="json"),
+            "skip": list(request.skip),
+            "start_from": request.start_from,
+        },
+        "plan": {
+            "slab_rows": plan.slab_rows,
+            "task_rows": plan.task_rows,
+            "worker_memory_bytes": plan.memory_bytes,
+            "notes": _plan_notes(request, plan),
+        },
+        "software": software(),
     }
 
 
