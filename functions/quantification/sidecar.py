@@ -105,7 +105,8 @@ def _quality(sources: Sources) -> dict[str, Any]:
     quality: dict[str, Any] = {f"noise_level_{suffix}": resolved["noise_level"], "warnings": list(resolved["notes"])}
     if "center" in resolved:
         quality["center_confidence"] = resolved["center"]["confidence"]
-    quality.update({key: value for key, value in scan["quality"].items() if isinstance(value, int | float)})
+    counted = {key: value for key, value in scan["quality"].items() if key != "values_checked"}
+    quality.update(counted)
     if scan["quality"].get("nonfinite_count"):
         quality["warnings"].append(
             f"{scan['quality']['nonfinite_count']} raw pixels were NaN or infinite and were mended from their neighbours"
