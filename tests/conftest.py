@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast an example runs says nothing of the code: machines are busy.
+settings.register_profile("tomopipe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tomopipe")
 
 
 def _data_directory() -> Path:
