@@ -84,7 +84,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command()
+@app.command(short_help="Take a raw scan to published metrics; again resumes.")
 def run(
     scan: Annotated[Path, typer.Argument(help="Raw scan: Data Exchange or NXtomo HDF5.", metavar="SCAN")],
     output: Output = Path("results"),
@@ -132,7 +132,7 @@ def run(
     _finish(_run_with_progress(checked), as_json)
 
 
-@app.command()
+@app.command(short_help="Simulate a scan, run it, compare with the truth.")
 def demo(output: Output = Path("demo")) -> None:
     """Simulate a scan, run the pipeline on it, and print the metrics beside the truth."""
     from tomopipe.functions.simulation import SimulationSettings, simulate_scan
@@ -153,7 +153,7 @@ def demo(output: Output = Path("demo")) -> None:
     _print_beside_truth(result.run_directory, truth)
 
 
-@app.command()
+@app.command(short_help="Write a scan as a detector would, with its truth.")
 def simulate(
     path: Annotated[Path | None, typer.Argument(help="Where to write the scan.", metavar="SCAN.h5")] = None,
     setting: Annotated[
@@ -188,7 +188,7 @@ def simulate(
     print(path)
 
 
-@app.command()
+@app.command(short_help="Convert another format to Data Exchange (dxchange).")
 def convert(
     source: Annotated[Path, typer.Argument(help="A scan in another format.", metavar="SOURCE")],
     target: Annotated[Path, typer.Argument(help="Where to write it as Data Exchange.", metavar="SCAN.h5")],
@@ -205,7 +205,7 @@ def convert(
     print(convert_scan(source, target, reader, arc))
 
 
-@app.command()
+@app.command(short_help="Print the flow's definition and input schema.")
 def definition(
     what: Annotated[str, typer.Argument(help="definition, schema or both.")] = "both",
 ) -> None:
@@ -246,7 +246,7 @@ def runs(
     _out.print(table)
 
 
-@app.command()
+@app.command(short_help="Show how a run stands.")
 def status(name: RunName, as_json: AsJson = False) -> None:
     """Show how a run stands: its states, and its error where it failed."""
     from .local.run import run_store
@@ -291,7 +291,7 @@ def log(name: RunName, as_json: AsJson = False) -> None:
                 print(_indented(event.details["cause"]))
 
 
-@app.command()
+@app.command(short_help="Search the index of this machine.")
 def search(
     query: Annotated[list[str], typer.Argument(help="For example: 'porosity > 20 and sample:shale'", metavar="QUERY")],
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most hits listed.")] = 20,
