@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from tomopipe.functions.errors import InputError, TomopipeError
 
 _LOCK_TIMEOUT_S = 30.0
+_RETRY_INTERVAL_S = 0.02
 
 
 class DatabaseUnavailable(TomopipeError):
@@ -63,7 +65,18 @@ def transaction(path: Path, schema: str, *, write: bool) -> Iterator[sqlite3.Con
 
 
 def _prepare(connection: sqlite3.Connection, schema: str) -> None:
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = 1; COMMIT;")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    """Lay out a new file. Changing the journal mode does not wait for other connections as statements do, so it is retried."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = 1; COMMIT;")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            return
+        except sqlite3.OperationalError as error:
+            if connection.in_transaction:
+                connection.rollback()
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY_INTERVAL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,19 @@ def test_many_writers_and_readers(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(work, range(6))) == [None] * 6
     assert len(SearchIndex(tmp_path / "index.sqlite").search("", limit=100)) == 30
+
+
+def test_a_new_file_may_be_used_by_many_at_once(tmp_path: Path) -> None:
+    for attempt in range(40):
+        path = tmp_path / f"{attempt}.sqlite"
+        together = threading.Barrier(8)
+
+        def use(number: int, path: Path = path, together: threading.Barrier = together) -> None:
+            together.wait()
+            SearchIndex(path).ingest(f"s{number}", {"n": number})
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(use, range(8))) == [None] * 8
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
