@@ -207,14 +207,19 @@ def convert(
 
 @app.command(short_help="Print the flow's definition and input schema.")
 def definition(
-    what: Annotated[str, typer.Argument(help="definition, schema or both.")] = "both",
+    what: Annotated[
+        str, typer.Argument(help="definition, schema, both, or metrics: the schema of labels.json.")
+    ] = "both",
 ) -> None:
     """Print the flow's definition and its input schema as the Globus Flows service takes them."""
+    from tomopipe.functions.quantification.metrics_schema import metrics_schema
+
     from .tomography import flow_definition, flow_schema
 
     makers: dict[str, Callable[[], Any]] = {
         "definition": flow_definition,
         "schema": flow_schema,
+        "metrics": metrics_schema,
         "both": lambda: {"definition": flow_definition(), "input_schema": flow_schema()},
     }
     if what not in makers:
@@ -317,6 +322,49 @@ def search(
             from .local.actions import explain
 
             print(f"    {explain(content['failure']['error'], content['failure']['cause'])}")
+
+
+@app.command(short_help="Show runs side by side: metrics, parameters, pictures.")
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more runs: ids, scan ids, or run directories. The first is the reference.",
+            metavar="RUN RUN...",
+        ),
+    ],
+    page: Annotated[Path | None, typer.Option("--html", help="Write them as one HTML file too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what changed between runs: parameters in which they differ, and their metrics."""
+    from .compare import change_percent, compare_runs, load_run, shown, write_html
+
+    comparison = compare_runs([load_run(_run_directory(name)) for name in names])
+    if page is not None:
+        write_html(comparison, page)
+    if as_json:
+        print(json.dumps(comparison.as_json(), indent=2))
+        return
+    titles = [run.name for run in comparison.runs]
+    if comparison.parameters:
+        table = Table("parameter", *titles, box=None)
+        for name, values in comparison.parameters.items():
+            table.add_row(name, *(shown(value) for value in values))
+        _out.print(table)
+    else:
+        print("the runs were made with the same parameters")
+    print()
+    table = Table("metric", *titles, box=None)
+    for name, numbers in comparison.metrics.items():
+        changes = change_percent(numbers)
+        cells = [
+            "-" if number is None else f"{number:.5g}" + (f" ({change:+.2f} %)" if change else "")
+            for number, change in zip(numbers, changes, strict=True)
+        ]
+        table.add_row(name, *cells)
+    _out.print(table)
+    if page is not None:
+        print(page)
 
 
 @app.command()
@@ -457,7 +505,8 @@ def _print_plan(checked: CheckedRun, as_json: bool) -> None:
 def _print_metrics(sidecar: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False)
     for name, value in sidecar["metrics"].items():
-        table.add_row(name, f"{value:.6g}")
+        low_high = sidecar["intervals"].get(name, {}).get("subvolumes")
+        table.add_row(name, f"{value:.6g}", f"{low_high[0]:.4g} to {low_high[1]:.4g}" if low_high else "")
     _out.print(table)
     for warning in sidecar["quality"]["warnings"]:
         print(f"warning: {warning}")
@@ -480,6 +529,21 @@ def _find_run(name: str) -> RunRecord:
     store = run_store()
     latest = next((record for record in store.list_runs(1_000_000) if record.label == name), None)
     return latest or store.get_run(name)
+
+
+def _run_directory(name: str) -> Path:
+    """Run directory of a run id or scan id, or the folder itself."""
+    folder = Path(name)
+    if (folder / "run.json").is_file():
+        return folder
+    if os.sep in name:
+        raise InputError(f"{name}: holds no run.json; give a run directory, a run id, or a scan id")
+    record = _find_run(name)
+    if record.run_directory is None:
+        raise InputError(
+            f"run {record.run_id}: has no results yet ({record.status}); see: tomopipe status {record.run_id[:8]}"
+        )
+    return Path(record.run_directory)
 
 
 def _record_json(record: RunRecord) -> dict[str, Any]:

@@ -15,8 +15,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Wi
 from tomopipe.functions.errors import ParameterError
 from tomopipe.functions.parameters import Execution, Parameters, SkippableStage, Stage, validate_model
 
-# Functions that the flow calls: `inspect` and one a stage.
-FUNCTIONS = ("inspect", "preprocess", "reconstruct", "denoise", "segment", "separate_objects", "quantify")
+# Functions that the flow calls: `inspect`, and one a stage or step of a stage.
+FUNCTIONS = (
+    "inspect",
+    "preprocess",
+    "reconstruct",
+    "denoise",
+    "segment",
+    "prepare_objects",
+    "find_objects",
+    "join_objects",
+    "label_objects",
+    "separate_objects",
+    "quantify",
+)
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _PRINCIPAL = re.compile(rf"public|all_authenticated_users|urn:globus:(auth:identity|groups:id):{_UUID}")
@@ -141,6 +153,10 @@ class FlowInput(BaseModel):
     reconstruct_function_id: Uuid = Field(title="Function: reconstruct")
     denoise_function_id: Uuid = Field(title="Function: denoise")
     segment_function_id: Uuid = Field(title="Function: segment")
+    prepare_objects_function_id: Uuid = Field(title="Function: prepare objects")
+    find_objects_function_id: Uuid = Field(title="Function: find objects")
+    join_objects_function_id: Uuid = Field(title="Function: join objects")
+    label_objects_function_id: Uuid = Field(title="Function: label objects")
     separate_objects_function_id: Uuid = Field(title="Function: separate objects")
     quantify_function_id: Uuid = Field(title="Function: quantify")
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from gladier import CallbackLoginManager, GladierBaseClient, generate_flow_definition
 
 from .request import input_schema
+from .tools.common import state_name
 from .tools.denoise import Denoise
 from .tools.inspect_scan import Inspect
 from .tools.preprocess import Preprocess
@@ -19,7 +20,7 @@ from .tools.publish_metrics import PublishMetrics
 from .tools.quantify import Quantify
 from .tools.reconstruct import Reconstruct
 from .tools.segment import Segment
-from .tools.separate_objects import SeparateObjects
+from .tools.separate_objects import OBJECT_STEPS, SeparateObjects
 from .tools.transfer_results import TransferResults
 from .tools.transfer_scan import TransferScan
 
@@ -37,6 +38,12 @@ TOOLS = (
 )
 # The states that do the work of a good run, in order; each tool is named after its state.
 STAGE_STATES = tuple(tool.__name__ for tool in TOOLS)
+# The same with the steps that come before the state of their stage.
+ACTION_STATES = tuple(
+    name
+    for tool in TOOLS
+    for name in ([state_name(step) for step in OBJECT_STEPS] if tool is SeparateObjects else [tool.__name__])
+)
 
 
 @generate_flow_definition

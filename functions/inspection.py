@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,16 +23,18 @@ from .denoising.classical import noise_level
 from .device import hidden_gpus
 from .errors import InputError, ParameterError, ScanError
 from .memory import return_freed_memory
-from .outputs import SLAB_STAGES, check_start, folder_bytes, stage_entries
+from .objects import object_blocks
+from .outputs import OBJECT_STEPS, SLAB_STAGES, check_start, folder_bytes, stage_entries
 from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, recipe_values
-from .plan import Plan, check_disk, cut_rows, disk_needed, make_plan, whole_slab
+from .plan import Plan, check_disk, compute_tasks, cut_rows, disk_needed, make_plan, whole_slab
+from .preprocessing.normalization import transmission
 from .preprocessing.rotation_center import CenterResult, check_center_can_be_found, find_center
 from .quantification.pictures import grey, png
 from .reconstruction.engines import get_engine
 from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, write_json, written_aside
 from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
 from .segmentation.thresholds import multi_otsu_thresholds
-from .slabs import SliceReconstructor, denoise_slices, preprocess_rows, sample_rows
+from .slabs import SliceReconstructor, denoise_slices, object_settings, preprocess_rows, sample_rows
 from .volume import SliceLayout, create_slices, link_projections
 
 CAMEL_CASE: dict[Stage, str] = {
@@ -43,6 +46,9 @@ CAMEL_CASE: dict[Stage, str] = {
     "quantify": "Quantify",
 }
 """Names of the flow's states by stage."""
+
+STEP_STATES = {step: "".join(part.capitalize() for part in step.split("_")) for step in OBJECT_STEPS}
+"""Names of the states that come before `SeparateObjects` and are steps of it, by step."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,28 @@ def check_scan(scan: Scan, request: Request) -> ScanQuality:
             check_center_can_be_found(np.deg2rad(scan.theta_deg), scan.shape[2])
         except InputError as error:
             raise ScanError(f"{scan.path}: {error} (reconstruction.center)") from error
+    radii = request.parameters.objects.radii_um
+    if radii and request.runs("separate_objects") and voxel_size_of(scan, request.parameters) is None:
+        name, radius = next(iter(radii.items()))
+        raise ParameterError(
+            f"objects.{name}={radius:g}: {scan.path.name} does not say how large a pixel is; set scan.pixel_size_um "
+            "(1 to give radii in pixels)"
+        )
     _plan(scan, request, None)
     return quality
+
+
+def voxel_size_of(scan: Scan, parameters: Parameters) -> list[float] | None:
+    """Edges of a voxel along z, y and x in um, as the request or else the scan says; None where neither knows."""
+    wished, known = parameters.scan, scan.metadata
+    pixel_size = wished.pixel_size_um or known.pixel_size_um
+    if pixel_size is None:
+        return None
+    row_spacing = wished.row_spacing_um
+    if row_spacing is None and known.row_spacing_um is not None and known.pixel_size_um is not None:
+        # What the file says of the shape of pixels holds for a size that somebody knows better, too.
+        row_spacing = known.row_spacing_um * pixel_size / known.pixel_size_um
+    return [row_spacing or pixel_size, pixel_size, pixel_size]
 
 
 def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int = 0) -> dict[str, Any]:
@@ -142,13 +168,15 @@ def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int 
     check_disk(scan_folder, needed)
     plan = _plan(scan, request, None)
     angles, rows, columns = scan.shape
-    pixel_size = request.parameters.scan.pixel_size_um or scan.metadata.pixel_size_um
+    voxel_size = voxel_size_of(scan, request.parameters)
     return {
         "layout": scan.layout,
         "projections": f"{angles} of {rows} x {columns} pixels, {scan.dtype.name}",
         "flats_and_darks": f"{scan.n_flats} and {scan.n_darks}",
         "theta_deg": f"{scan.theta_deg.min():g} to {scan.theta_deg.max():g}",
-        "pixel_size_um": pixel_size if pixel_size is not None else "unknown: results in pixels",
+        "voxel_size_um": "unknown: results in pixels"
+        if voxel_size is None
+        else " x ".join(f"{e:g}" for e in voxel_size),
         "nonfinite_values": quality.nonfinite_count,
         "stages": " ".join(CAMEL_CASE[stage] for stage in STAGES if request.runs(stage)),
         "slabs": f"{len(plan.slabs)} of {plan.slab_rows} rows",
@@ -185,9 +213,8 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
     with open_scan(scan_path) as scan:
         quality = check_scan(scan, request)
         checksum = file_checksum(scan_path)
-        pixel_size = request.parameters.scan.pixel_size_um or scan.metadata.pixel_size_um
-        resolved, sample = _resolve(scan, request, pixel_size)
-        digests = _digests(checksum, request, resolved, pixel_size)
+        resolved, sample = _resolve(scan, request)
+        digests = _digests(checksum, request, resolved)
         recipe_id = digest_of(digests)[:12]
         run = RunDirectory(scan_folder / recipe_id)
         plan = _plan(scan, request, _made_slab_rows(run))
@@ -201,7 +228,7 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
         document.update(resolved=resolved, stages=stages)
     # run.json first: a start that is killed here finds in it how the files are cut that it has begun to make.
     write_json(run.run_json, document)
-    _make_volumes(run, (angles, rows, columns), plan, stages, pixel_size)
+    _make_volumes(run, (angles, rows, columns), plan, stages, resolved["voxel_size_um"])
     shutil.rmtree(run.root / "progress", ignore_errors=True)
     _write_sample(run, sample, resolved["grey_range"])
     return run
@@ -225,10 +252,16 @@ def task_list(run: RunDirectory, function_ids: dict[str, str]) -> dict[str, Any]
             tasks[name] = []
         elif stage in SLAB_STAGES:
             ranges = cut_rows(rows, document["plan"]["task_rows"])
-            kwargs = [{"run": root, "start": start, "stop": stop} for start, stop in ranges]
-            tasks[name] = [{"function_id": function_ids[stage], "kwargs": values} for values in kwargs]
+            tasks[name] = compute_tasks(function_ids[stage], {"run": root}, ranges)
         else:
-            tasks[name] = [{"function_id": function_ids[stage], "kwargs": {"run": root}}]
+            tasks[name] = compute_tasks(function_ids[stage], {"run": root})
+    # Steps of SeparateObjects; those with a task a part of the volume get their tasks from PrepareObjects, because what
+    # an action returns stands twice in the run's state, which is limited.
+    in_parts = {step: function_ids[step] for step in ("find_objects", "label_objects")}
+    prepare = compute_tasks(function_ids["prepare_objects"], {"run": root, "function_ids": in_parts})
+    join = compute_tasks(function_ids["join_objects"], {"run": root})
+    needed = document["stages"]["separate_objects"]["needed"]
+    tasks |= {"PrepareObjects": prepare if needed else [], "JoinObjects": join if needed else []}
     return {
         "run": root,
         "relative": f"{document['scan_id']}/{document['recipe_id']}",
@@ -264,6 +297,7 @@ def _document(run: RunDirectory, scan: Scan, quality: ScanQuality, request: Requ
             "slab_rows": plan.slab_rows,
             "task_rows": plan.task_rows,
             "worker_memory_bytes": plan.memory_bytes,
+            "object_blocks": [list(block) for block in _object_blocks(scan, request, plan.memory_bytes)],
             "notes": _plan_notes(request, plan),
         },
         "software": software(),
@@ -306,6 +340,15 @@ def _plan(scan: Scan, request: Request, made_slab_rows: int | None) -> Plan:
     )
 
 
+def _object_blocks(scan: Scan, request: Request, memory_bytes: int) -> list[tuple[int, int]]:
+    """Blocks in which objects are looked for; none where they are not."""
+    if not request.runs("separate_objects"):
+        return []
+    _, rows, columns = scan.shape
+    settings = object_settings(request.parameters.objects)
+    return object_blocks((rows, columns, columns), settings, memory_bytes)
+
+
 def _made_slab_rows(run: RunDirectory) -> int | None:
     """Rows a slab of an earlier start of this run: its files are cut so, and stay."""
     if not run.run_json.is_file():
@@ -313,21 +356,28 @@ def _made_slab_rows(run: RunDirectory) -> int | None:
     return int(run.read_run()["plan"]["slab_rows"])
 
 
-def _resolve(
-    scan: Scan, request: Request, pixel_size_um: float | None
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _resolve(scan: Scan, request: Request) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Every automatic value, rounded so that it can be typed in again, and the sample slices behind them."""
     parameters = request.parameters
+    voxel_size_um = voxel_size_of(scan, parameters)
+    pixel_size_um = None if voxel_size_um is None else voxel_size_um[2]
     rows = sample_rows(scan.shape[1], scan.shape[2])
     projections = np.concatenate(
         [preprocess_rows(scan, parameters.preprocessing, row, row + 1)[0] for row in rows], axis=1
     )
+    clipped_fraction = _clipped_fraction(scan, rows, parameters.preprocessing.minimum_transmission)
     theta = np.deg2rad(scan.theta_deg)
 
     def reconstruct(center: float, lines: NDArray[np.float32] = projections) -> NDArray[np.float32]:
         return SliceReconstructor(theta, scan.shape[2], center, parameters.reconstruction, pixel_size_um)(lines)
 
-    resolved: dict[str, Any] = {"sample_rows": rows, "pixel_size_um": pixel_size_um, "notes": []}
+    resolved: dict[str, Any] = {
+        "sample_rows": rows,
+        "pixel_size_um": pixel_size_um,
+        "voxel_size_um": voxel_size_um,
+        "clipped_fraction": clipped_fraction,
+        "notes": [],
+    }
     if parameters.reconstruction.center == "auto":
         result = find_center(projections, theta, reconstruct)
         resolved["center_px"] = round(result.center, 2)
@@ -351,6 +401,18 @@ def _resolve(
             "the beam and its flats and darks belong to it"
         )
     return resolved, sample
+
+
+def _clipped_fraction(scan: Scan, rows: list[int], minimum_transmission: float) -> float:
+    """Share of the sample rows' pixels whose transmission is clipped."""
+    clipped = total = 0
+    for row in rows:
+        found, _ = transmission(
+            scan.read_rows(row, row + 1), scan.flat_field(row, row + 1), scan.dark_field(row, row + 1)
+        )
+        clipped += int(np.count_nonzero(found < minimum_transmission))
+        total += found.size
+    return _rounded(clipped / total)
 
 
 def _thresholds(slices: NDArray[np.float32], parameters: Parameters, scan: Scan) -> list[float]:
@@ -389,7 +451,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _digests(checksum: str, request: Request, resolved: dict[str, Any], pixel_size: float | None) -> dict[Stage, str]:
+def _digests(checksum: str, request: Request, resolved: dict[str, Any]) -> dict[Stage, str]:
     """Digest of each stage that the request asks for: its parameters and the digests of what it reads."""
     parameters = request.parameters
     version = importlib.metadata.version("tomopipe")
@@ -397,7 +459,7 @@ def _digests(checksum: str, request: Request, resolved: dict[str, Any], pixel_si
         **recipe_values(parameters.reconstruction),
         "engine": get_engine(parameters.reconstruction.engine).name,
         "center": resolved["center_px"],
-        "pixel_size_um": pixel_size,
+        "voxel_size_um": resolved["voxel_size_um"],
     }
     inputs: dict[Stage, Any] = {
         "preprocess": recipe_values(parameters.preprocessing),
@@ -425,18 +487,18 @@ def _make_volumes(
     shape: tuple[int, int, int],
     plan: Plan,
     stages: dict[Stage, dict[str, Any]],
-    pixel_size_um: float | None,
+    voxel_size_um: Sequence[float] | None,
 ) -> None:
     run.root.mkdir(parents=True, exist_ok=True)
     angles, rows, columns = shape
     if stages["preprocess"]["own"]:
         link_projections(run.root / "projections.h5", run.root / "projections", plan.slabs, (angles, rows, columns))
     layout = SliceLayout((rows, columns, columns), plan.slab_rows)
-    unit = "micrometer" if pixel_size_um is not None else None
+    unit = "micrometer" if voxel_size_um is not None else None
     for stage in ("reconstruct", "denoise"):
         if stages[stage]["own"]:
             path = run.root / cast(str, stages[stage]["output"])
-            create_slices(path, layout, path.stem, pixel_size_um or 1.0, unit)
+            create_slices(path, layout, path.stem, voxel_size_um or (1.0, 1.0, 1.0), unit)
 
 
 def _write_sample(run: RunDirectory, sample: dict[str, NDArray[Any]], grey_range: list[float]) -> None:

@@ -19,12 +19,15 @@ from .volume import SliceLayout
 SLAB_STAGES: tuple[Stage, ...] = ("preprocess", "reconstruct", "denoise", "segment")
 """Stages that work slab by slab; the others take the volume as a whole."""
 
+OBJECT_STEPS = ("prepare_objects", "find_objects", "join_objects", "label_objects")
+"""Steps of `separate_objects` before its last, which is named after the stage."""
+
 _OUTPUTS: dict[Stage, tuple[str, ...]] = {
     "preprocess": ("projections",),
     "reconstruct": ("reconstruction.zarr",),
     "denoise": ("denoised.zarr",),
     "segment": ("phases",),
-    "separate_objects": ("labels.h5", "objects.csv"),
+    "separate_objects": ("labels.h5", "objects.csv", "contacts.csv"),
     "quantify": ("labels.json", "report.html"),
 }
 

@@ -38,6 +38,10 @@ class ScanParameters(_Section):
     pixel_size_um: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         None, description="Pixel size at the sample in um; by default what the file says."
     )
+    row_spacing_um: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        None,
+        description="Distance of two detector rows in um where pixels are not square; by default what the file says.",
+    )
 
 
 class PreprocessingParameters(_Section):
@@ -167,12 +171,34 @@ class ObjectParameters(_Section):
         "watershed", description="Watershed of the distance transform, or connected components alone."
     )
     connectivity: Literal[6, 18, 26] = Field(6, description="Neighbours through which voxels are connected.")
-    opening_radius_px: float = Field(0, ge=0, le=50, description="Ball that opens the phase first, in voxels.")
-    closing_radius_px: float = Field(0, ge=0, le=50, description="Ball that closes the phase first, in voxels.")
-    minimum_voxels: int = Field(8, ge=1, description="Smaller objects are left out.")
-    prominence_px: float = Field(
-        0.5, ge=0, le=50, description="Distance maxima that rise less than this above their saddle are one object."
+    opening_radius_um: float = Field(0, ge=0, le=1e4, description="Ball that opens the phase first; 0 for none.")
+    closing_radius_um: float = Field(0, ge=0, le=1e4, description="Ball that closes the phase next; 0 for none.")
+    erosion_radius_um: float = Field(0, ge=0, le=1e4, description="Ball that erodes the phase next; 0 for none.")
+    dilation_radius_um: float = Field(0, ge=0, le=1e4, description="Ball that dilates the phase next; 0 for none.")
+    fill_holes: bool = Field(
+        False, description="Whether parts of other phases that the phase encloses become part of it."
     )
+    minimum_voxels: int = Field(8, ge=1, description="Smaller objects are left out.")
+    markers: Literal["h_maxima", "maxima"] = Field(
+        "h_maxima",
+        description="What makes a distance maximum an object of its own: its rise above the saddle to the next "
+        "(prominence_px), or being the highest within a cube (marker_radius_px).",
+    )
+    prominence_px: float = Field(
+        0.5,
+        ge=0,
+        le=50,
+        description="h_maxima: distance maxima that rise less than this above their saddle are one object.",
+    )
+    marker_radius_px: int = Field(
+        1, ge=1, le=50, description="maxima: a maximum is the highest distance this far around it along each axis."
+    )
+
+    @property
+    def radii_um(self) -> dict[str, float]:
+        """Radii of the balls that are not 0, by field."""
+        names = ("opening_radius_um", "closing_radius_um", "erosion_radius_um", "dilation_radius_um")
+        return {name: getattr(self, name) for name in names if getattr(self, name) > 0}
 
 
 class QuantificationParameters(_Section):
@@ -181,6 +207,21 @@ class QuantificationParameters(_Section):
     tortuosity: bool = Field(True, description="Whether the geodesic tortuosity of the phase is measured.")
     tortuosity_maximum_voxels: int = Field(
         4_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the tortuosity."
+    )
+    tortuosity_factor: bool = Field(True, description="Whether the diffusive tortuosity factor is measured.")
+    tortuosity_factor_maximum_voxels: int = Field(
+        1_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the tortuosity factor."
+    )
+    thickness: bool = Field(True, description="Whether the local thickness of the phase is measured.")
+    thickness_maximum_voxels: int = Field(
+        4_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the local thickness."
+    )
+    intervals: bool = Field(
+        True, description="Whether each metric gets intervals, from sub-volumes and from the uncertain voxels."
+    )
+    resolution: bool = Field(
+        True,
+        description="Whether the resolution is measured, by Fourier ring correlation of half the projections each.",
     )
 
 

@@ -6,9 +6,10 @@ Nothing here changes a number of the result.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -18,6 +19,7 @@ from .volume import SLAB_MULTIPLE
 
 _SLAB_DEFAULT = 64
 _TASKS_MAX = 64  # a stage; keeps the flow's state small for any number of rows
+_BLOCK_TASKS_MAX = 32  # a step that separates objects, on top of those
 _RESERVE = 0.15  # part of the budget that is left to codecs and the allocator
 
 
@@ -118,7 +120,7 @@ def disk_needed(shape: tuple[int, int, int], stages: Iterable[Stage]) -> int:
         "reconstruct": volume + pyramid,
         "denoise": volume + pyramid,
         "segment": volume // 16,
-        "separate_objects": 3 * volume,  # distances, maxima and labels while it works, gone afterwards
+        "separate_objects": volume,  # files of its steps while it works, gone afterwards, and the labels
         "quantify": 0,
     }
     return sum(needed[stage] for stage in stages)
@@ -139,6 +141,31 @@ def check_disk(folder: Path, needed: int) -> None:
             f"{folder}: the run needs up to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
             "free some, choose another --output, or keep fewer intermediates (--set keep=[])"
         )
+
+
+def group_blocks(blocks: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Ranges of rows, of consecutive blocks each, one a task; at most as many as a step that works on blocks may have."""
+    share = -(-len(blocks) // _BLOCK_TASKS_MAX) if blocks else 1
+    groups = [blocks[first : first + share] for first in range(0, len(blocks), share)]
+    return [(group[0][0], group[-1][1]) for group in groups]
+
+
+def compute_tasks(
+    function_id: str, kwargs: Mapping[str, Any], ranges: Iterable[tuple[int, int]] | None = None
+) -> list[dict[str, Any]]:
+    """Tasks of a Compute action: one a range of rows, or one for the whole volume where no ranges are given.
+
+    Parameters
+    ----------
+    function_id : str
+        The registered function.
+    kwargs : mapping
+        What every task gets.
+    ranges : iterable of (start, stop), optional
+    """
+    if ranges is None:
+        return [{"function_id": function_id, "kwargs": dict(kwargs)}]
+    return [{"function_id": function_id, "kwargs": {**kwargs, "start": start, "stop": stop}} for start, stop in ranges]
 
 
 def whole_slab(wished: int) -> int:

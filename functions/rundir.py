@@ -62,6 +62,16 @@ class RunDirectory:
         return self.root / "objects.csv"
 
     @property
+    def contacts_table(self) -> Path:
+        """One line a pair of objects that touch."""
+        return self.root / "contacts.csv"
+
+    @property
+    def objects_work(self) -> Path:
+        """Files of the steps that separate objects; gone when labels and tables are whole."""
+        return self.root / "objects"
+
+    @property
     def report(self) -> Path:
         """What a person looks at first."""
         return self.root / "report.html"

@@ -157,9 +157,10 @@ def _exchange_metadata(file: h5py.File) -> ScanMetadata:
     magnification = meta.magnification(f"{objective}/magnification", f"{objective}/camera_objective")
     pixel_size = meta.quantity((f"{objective}/resolution",), LENGTH_UM, "um", PIXEL_SIZE_UM)
     sensor_pixel = meta.quantity((f"{instrument}/detector/pixel_size",), LENGTH_UM, "um")
+    binning_x, binning_y = (meta.quantity((f"{instrument}/detector/binning_{axis}",), NO_UNIT, "") for axis in "xy")
     if pixel_size is None and sensor_pixel and magnification:
-        binning = meta.quantity((f"{instrument}/detector/binning_x",), NO_UNIT, "") or 1.0
-        pixel_size = plausible(sensor_pixel * binning / magnification, PIXEL_SIZE_UM)
+        pixel_size = plausible(sensor_pixel * (binning_x or 1.0) / magnification, PIXEL_SIZE_UM)
+    row_spacing = pixel_size * binning_y / binning_x if pixel_size and binning_x and binning_y else None
     distance = (
         f"{instrument}/detector_motor_stack/setup/z",
         f"{instrument}/sample_motor_stack/detector_distance",
@@ -169,6 +170,7 @@ def _exchange_metadata(file: h5py.File) -> ScanMetadata:
     )
     return ScanMetadata(
         pixel_size_um=pixel_size,
+        row_spacing_um=_unless_square(row_spacing, pixel_size),
         energy_kev=meta.quantity((f"{instrument}/monochromator/energy",), ENERGY_KEV, "keV", PHOTON_ENERGY_KEV),
         distance_mm=meta.quantity(distance, LENGTH_MM, "mm"),
         exposure_time_s=meta.quantity((f"{instrument}/detector/exposure_time",), TIME_S, "s"),
@@ -283,11 +285,20 @@ def _runs(selected: NDArray[np.bool_]) -> list[tuple[int, int]]:
 def _nxtomo_metadata(file: h5py.File, scan: _NXtomo) -> ScanMetadata:
     meta = FileMetadata(file, tuple(ancestors(scan.image_key)))
     detector = "instrument/detector"
-    pixel_size = ("sample/x_pixel_size", "x_pixel_size", f"{detector}/x_pixel_size")
+    pixel_size, row_spacing = (
+        meta.quantity(
+            (f"sample/{axis}_pixel_size", f"{axis}_pixel_size", f"{detector}/{axis}_pixel_size"),
+            LENGTH_UM,
+            "m",
+            PIXEL_SIZE_UM,
+        )
+        for axis in "xy"
+    )
     energy = ("beam/incident_energy", "instrument/beam/incident_energy", "instrument/monochromator/energy")
     exposure = ("count_time", f"{detector}/count_time", f"{detector}/exposure_time")
     return ScanMetadata(
-        pixel_size_um=meta.quantity(pixel_size, LENGTH_UM, "m", PIXEL_SIZE_UM),
+        pixel_size_um=pixel_size,
+        row_spacing_um=_unless_square(row_spacing, pixel_size),
         energy_kev=meta.quantity(energy, ENERGY_KEV, "keV", PHOTON_ENERGY_KEV),
         distance_mm=meta.quantity(("distance", f"{detector}/distance"), LENGTH_MM, "m"),
         exposure_time_s=meta.quantity(exposure, TIME_S, "s"),
@@ -298,6 +309,13 @@ def _nxtomo_metadata(file: h5py.File, scan: _NXtomo) -> ScanMetadata:
         beamline=meta.text("beamline", "instrument/beamline", "instrument/name"),
         start_time=iso_time(meta.text("start_time")),
     )
+
+
+def _unless_square(row_spacing: float | None, pixel_size: float | None) -> float | None:
+    """The spacing of rows where it is another than the size of pixels along a row, beyond rounding."""
+    if row_spacing is None or pixel_size is None or abs(row_spacing / pixel_size - 1) < 1e-3:
+        return None
+    return row_spacing
 
 
 def _nearest(file: h5py.File, name: str, relatives: Iterable[str], ndim: int) -> str | None:

@@ -28,6 +28,9 @@ class ScanMetadata:
         the pixel size at the sample; else `detector/pixel_size` (that of the sensor) times `detector/binning_x`
         divided by `objective/magnification`. A sensor's pixel size without a magnification is not used.
         NXtomo: `sample/x_pixel_size`, else `detector/x_pixel_size`.
+    row_spacing_um : float or None
+        Distance of two rows of pixels at the sample, micrometres, where pixels are not square. Data Exchange: the pixel
+        size times `detector/binning_y` over `detector/binning_x`. NXtomo: `y_pixel_size` beside `x_pixel_size`.
     energy_kev : float or None
         Photon energy, keV.
     distance_mm : float or None
@@ -44,6 +47,7 @@ class ScanMetadata:
     """
 
     pixel_size_um: float | None = None
+    row_spacing_um: float | None = None
     energy_kev: float | None = None
     distance_mm: float | None = None
     exposure_time_s: float | None = None

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .denoising.classical import non_local_means, total_variation
+from .objects import ObjectSettings
 from .parameters import (
     DenoisingParameters,
+    ObjectParameters,
     Parameters,
     PreprocessingParameters,
     ReconstructionParameters,
@@ -135,6 +137,23 @@ def segment_slices(
     return label_phases(slices, tuple(thresholds), parameters.region, parameters.region_closing_px)
 
 
+def object_settings(parameters: ObjectParameters) -> ObjectSettings:
+    """What `objects` takes, from a user's parameters; lengths are in um."""
+    return ObjectSettings(
+        method=parameters.method,
+        connectivity=parameters.connectivity,
+        opening_radius=parameters.opening_radius_um,
+        closing_radius=parameters.closing_radius_um,
+        erosion_radius=parameters.erosion_radius_um,
+        dilation_radius=parameters.dilation_radius_um,
+        fill_holes=parameters.fill_holes,
+        min_voxels=parameters.minimum_voxels,
+        markers=parameters.markers,
+        prominence_voxels=parameters.prominence_px,
+        marker_radius_voxels=parameters.marker_radius_px,
+    )
+
+
 class Sources:
     """Inputs of a run's stages, by rows: from disk where they were kept, else computed on the fly to the same bits.
 
@@ -174,6 +193,12 @@ class Sources:
         return rows, columns, columns
 
     @property
+    def voxel_size(self) -> tuple[tuple[float, float, float], str]:
+        """Edges of a voxel along z, y and x, and their unit: "um", or "pixel" where the pixel size is unknown."""
+        size = self.document["resolved"]["voxel_size_um"]
+        return ((1.0, 1.0, 1.0), "pixel") if size is None else ((size[0], size[1], size[2]), "um")
+
+    @property
     def skipped(self) -> list[str]:
         """Stages that the request leaves out."""
         return list(self.document["request"]["skip"])
@@ -203,9 +228,17 @@ class Sources:
 
     def phases(self) -> VolumeLike:
         """Phases (z, y, x) uint8."""
-        entry = self.document["stages"]["segment"]
-        slabs = cut_rows(self.shape[1], entry["slab_rows"])
-        return SlabVolume(self.run.root / entry["output"], "phases", slabs, self.volume_shape, np.dtype("u1"))
+        return SlabVolume(self.phases_folder, "phases", self.phase_slabs, self.volume_shape, np.dtype("u1"))
+
+    @property
+    def phases_folder(self) -> Path:
+        """Folder of the files of phases."""
+        return self.run.root / str(self.document["stages"]["segment"]["output"])
+
+    @property
+    def phase_slabs(self) -> list[tuple[int, int]]:
+        """Slabs that the files of phases hold."""
+        return cut_rows(self.shape[1], self.document["stages"]["segment"]["slab_rows"])
 
     @property
     def labels(self) -> Path:
@@ -217,6 +250,11 @@ class Sources:
     def objects_table(self) -> Path:
         """Table of the objects beside the labels."""
         return RunDirectory(self.labels.parent).objects_table
+
+    @property
+    def contacts_table(self) -> Path:
+        """Table of the objects that touch, beside the labels."""
+        return RunDirectory(self.labels.parent).contacts_table
 
     def close(self) -> None:
         """Close the raw scan where it was opened."""

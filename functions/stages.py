@@ -59,9 +59,37 @@ def segment(run: str, start: int, stop: int) -> dict[str, object]:
     return segment_task(run, start, stop)
 
 
+def prepare_objects(run: str, function_ids: dict[str, str]) -> dict[str, object]:
+    """Open, close and fill the phase whose objects are wanted, find its walls, and return the tasks of the next steps."""
+    from tomopipe.functions.object_tasks import prepare_objects_task
+
+    return prepare_objects_task(run, function_ids)
+
+
+def find_objects(run: str, start: int, stop: int) -> dict[str, object]:
+    """Find the pieces of objects in parts of the volume."""
+    from tomopipe.functions.object_tasks import find_objects_task
+
+    return find_objects_task(run, start, stop)
+
+
+def join_objects(run: str) -> dict[str, object]:
+    """Join pieces to objects and number them."""
+    from tomopipe.functions.object_tasks import join_objects_task
+
+    return join_objects_task(run)
+
+
+def label_objects(run: str, start: int, stop: int) -> dict[str, object]:
+    """Label and measure the objects in parts of the volume."""
+    from tomopipe.functions.object_tasks import label_objects_task
+
+    return label_objects_task(run, start, stop)
+
+
 def separate_objects(run: str) -> dict[str, object]:
-    """Label the objects of a phase."""
-    from tomopipe.functions.tasks import separate_objects_task
+    """Gather the labels and tables of the objects."""
+    from tomopipe.functions.object_tasks import separate_objects_task
 
     return separate_objects_task(run)
 

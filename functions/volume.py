@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,20 +118,55 @@ class SlabVolume:
         return _read_slabs(self.folder, self.name, self.slabs, start, stop, axis=0)
 
 
+def write_objects(folder: Path, start: int, objects: NDArray[np.uint32]) -> None:
+    """Write the labels of the objects in a block, (z, y, x) uint32, as one HDF5 file."""
+    path = folder / f"{slab_name(start, start + len(objects))}.h5"
+    _write_dataset(path, "objects", objects, _label_chunks(objects.shape), None)
+
+
 class LabelsWriter:
     """Writes `labels.h5` block by block; see `create_labels`."""
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file
 
-    def write(self, name: str, start: int, block: NDArray[Any]) -> None:
-        """Write slices from `start` on of `phases` or `objects`."""
-        self._file[name][start : start + len(block)] = block
+    def copy(self, name: str, start: int, source: Path) -> None:
+        """Take slices from `start` on of `phases` or `objects` from a slab's file.
+
+        Raises
+        ------
+        StageError
+            The file cannot be read.
+        """
+        target = self._file[name]
+        try:
+            with h5py.File(source, "r") as file:
+                slab = file[name]
+                # Chunks that lie alike in both are copied as they are, compressed.
+                whole = start % target.chunks[0] == 0 and (
+                    slab.shape[0] % target.chunks[0] == 0 or start + slab.shape[0] == target.shape[0]
+                )
+                if whole and slab.chunks == target.chunks and slab.compression == target.compression:
+                    _copy_chunks(slab, target, start)
+                else:
+                    target[start : start + slab.shape[0]] = slab[()]
+        except OSError as error:
+            raise StageError(
+                f"{source}: cannot be read ({error}); delete this file and run the scan again, which makes it anew"
+            ) from error
+
+
+def _copy_chunks(slab: h5py.Dataset, target: h5py.Dataset, start: int) -> None:
+    for index in range(slab.id.get_num_chunks()):
+        chunk = slab.id.get_chunk_info(index)
+        mask, data = slab.id.read_direct_chunk(chunk.chunk_offset)
+        z, *rest = chunk.chunk_offset
+        target.id.write_direct_chunk((z + start, *rest), data, mask)
 
 
 @contextlib.contextmanager
 def create_labels(
-    path: Path, shape: tuple[int, ...], objects: bool, spacing: float, unit: str
+    path: Path, shape: tuple[int, ...], objects: bool, voxel_size: tuple[float, float, float], unit: str
 ) -> Iterator[LabelsWriter]:
     """Write `labels.h5` aside and rename it when whole: /phases uint8 and, where asked, /objects uint32, gzip."""
     with written_aside(path) as aside, h5py.File(aside, "w") as file:
@@ -140,7 +175,7 @@ def create_labels(
             dataset = file.create_dataset(
                 name, shape, dtype, chunks=_label_chunks(shape), compression="gzip", compression_opts=4, shuffle=True
             )
-            dataset.attrs.update(axes="z:y:x", voxel_size=spacing, voxel_unit=unit)
+            dataset.attrs.update(axes="z:y:x", voxel_size=voxel_size, voxel_unit=unit)
         file["phases"].attrs["description"] = "0: outside the sample region; 1: least attenuating phase; and up"
         yield LabelsWriter(file)
 
@@ -196,7 +231,7 @@ class SliceLayout:
         return depth, _multiple(min(_SHARD, rows), y), _multiple(min(_SHARD, columns), x)
 
 
-def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, unit: str | None) -> None:
+def create_slices(path: Path, layout: SliceLayout, name: str, voxel_size: Sequence[float], unit: str | None) -> None:
     """Create an empty OME-Zarr 0.5 volume of float32 slices, whole or not at all; one of this layout that is there is kept.
 
     Parameters
@@ -206,10 +241,10 @@ def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, un
     layout : SliceLayout
     name : str
         Name of the image in the metadata.
-    spacing : float
-        Edge of a voxel.
+    voxel_size : (z, y, x)
+        Edges of a voxel.
     unit : str or None
-        UDUNITS-2 name of the spacing's unit; None where the pixel size is unknown.
+        UDUNITS-2 name of the edges' unit; None where the pixel size is unknown.
     """
     if path.is_dir():
         existing = _array(zarr.open_group(path, mode="r"), 0)
@@ -238,8 +273,8 @@ def create_slices(path: Path, layout: SliceLayout, name: str, spacing: float, un
         {
             "path": str(level),
             "coordinateTransformations": [
-                {"type": "scale", "scale": [spacing * 2**level] * 3},
-                {"type": "translation", "translation": [spacing * (2**level - 1) / 2] * 3},
+                {"type": "scale", "scale": [edge * 2**level for edge in voxel_size]},
+                {"type": "translation", "translation": [edge * (2**level - 1) / 2 for edge in voxel_size]},
             ],
         }
         for level in range(layout.levels)
@@ -329,7 +364,8 @@ def _multiple(length: int, unit: int) -> int:
 
 
 def _label_chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(min(length, size) for length, size in zip(shape, (16, 128, 128), strict=True))
+    # As deep as slabs are cut, so that chunks of slabs can be copied as they are.
+    return tuple(min(length, size) for length, size in zip(shape, (SLAB_MULTIPLE, 128, 128), strict=True))
 
 
 def _write_dataset(path: Path, name: str, data: NDArray[Any], chunks: tuple[int, ...], codec: Any) -> None:

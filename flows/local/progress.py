@@ -28,13 +28,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tomopipe.functions.inspection import CAMEL_CASE
-from tomopipe.functions.outputs import stage_slabs
+from tomopipe.functions.inspection import CAMEL_CASE, STEP_STATES
+from tomopipe.functions.outputs import SLAB_STAGES
 from tomopipe.functions.rundir import RunDirectory
 
 from . import actions
 
-_STAGES = {name: stage for stage, name in CAMEL_CASE.items()}
+_STAGES: dict[str, str] = {name: stage for stage, name in (*CAMEL_CASE.items(), *STEP_STATES.items())}
 _INTERVAL_S = 0.25
 _LINE_INTERVAL_S = 10.0
 
@@ -139,8 +139,7 @@ def stage_progress(run: RunDirectory, state: str) -> tuple[int, int, str]:
         with contextlib.suppress(OSError, ValueError):
             notes.append(json.loads(path.read_text(encoding="utf-8")))
     document = run.read_run()
-    slabs = stage_slabs(document, stage)
-    if len(slabs) == 1 and stage in ("separate_objects", "quantify"):
+    if stage not in (*SLAB_STAGES, "find_objects", "label_objects"):
         return (round(100 * notes[0]["done"] / notes[0]["total"]) if notes and notes[0]["total"] else 0), 100, "%"
     return sum(note["done"] for note in notes), document["scan"]["shape"][1], "rows"
 

@@ -26,6 +26,8 @@ SEARCH_WAIT_S = 3600
 # What `Inspect` returns, as a path of the run's state and as a name in expressions.
 PLAN = "$.Inspect.details.results[0].output"
 PLAN_NAME = PLAN.removeprefix("$.")
+# What the latest stage returned, whichever it was.
+LATEST_STAGE = "LatestStage"
 
 RAW_NAME = "raw.h5"
 SCAN_FOLDER = "input.processing.path + '/' + input.scan_id"
@@ -62,15 +64,24 @@ def function_id_field(function: Callable[..., Any]) -> str:
 
 
 def action_state(
-    name: str, comment: str, url: str, wait_s: int, parameters: State, next_state: str | None = None
+    name: str,
+    comment: str,
+    url: str,
+    wait_s: int,
+    parameters: State,
+    next_state: str | None = None,
+    result: str | None = None,
 ) -> State:
-    """An Action whose every error leads to the state `<name>Failed`; ends its tool unless it has a next state."""
+    """An Action whose every error leads to the state `<name>Failed`; ends its tool unless it has a next state.
+
+    Its result is kept under `result` in the run's state, by default under its name.
+    """
     return {
         "Comment": comment,
         "Type": "Action",
         "ActionUrl": url,
         "Parameters": parameters,
-        "ResultPath": f"$.{name}",
+        "ResultPath": f"$.{result or name}",
         "WaitTime": wait_s,
         "ExceptionOnActionFailure": True,
         "Catch": catch(f"{name}Failed", "$.Failure"),
@@ -105,7 +116,9 @@ def failed_state(name: str, *, planned: bool) -> States:
     }
 
 
-def compute_state(function: Callable[..., Any], tasks: State, next_state: str | None = None) -> State:
+def compute_state(
+    function: Callable[..., Any], tasks: State, next_state: str | None = None, result: str | None = None
+) -> State:
     """An Action that runs a registered function.
 
     Every compute state passes the same `user_endpoint_config`, so that all stages share one warm block of nodes.
@@ -118,41 +131,56 @@ def compute_state(function: Callable[..., Any], tasks: State, next_state: str | 
         The provider's `tasks`, written out or as a reference (`tasks.$`).
     next_state : str, optional
         The next state within the tool; without one the state ends it.
+    result : str, optional
+        Where in the run's state the result is kept; by default under the state's name.
     """
     parameters = {
         "endpoint_id.$": "$.input.compute_endpoint",
         "user_endpoint_config.$": "$.input.user_endpoint_config",
         **tasks,
     }
-    return action_state(state_name(function), _summary(function), COMPUTE_URL, COMPUTE_WAIT_S, parameters, next_state)
+    name, comment = state_name(function), _summary(function)
+    return action_state(name, comment, COMPUTE_URL, COMPUTE_WAIT_S, parameters, next_state, result)
 
 
 def planned_stage(function: Callable[..., Any]) -> Definition:
     """Definition of a stage that always runs, with the tasks that `Inspect` planned."""
     name = state_name(function)
-    states = {name: compute_state(function, _planned_tasks(name)), **failed_state(name, planned=True)}
+    states = {name: compute_state(function, planned_tasks(name)), **failed_state(name, planned=True)}
     return {"StartAt": name, "States": states}
 
 
 def skippable_stage(function: Callable[..., Any]) -> Definition:
     """Definition of a stage that `Inspect` may pass over: the choice, the stage, and where the choice leads else."""
     name = state_name(function)
-    rule = {"Variable": f"{PLAN}.stages.{name}", "BooleanEquals": True}
-    states = {
-        **choice(name, rule),
-        name: compute_state(function, _planned_tasks(name)),
-        **failed_state(name, planned=True),
-    }
+    states = {**needed(name), **work_state(function, planned_tasks(name))}
     return {"StartAt": f"{name}Needed", "States": states}
 
 
-def choice(name: str, rule: State) -> States:
-    """`<name>Needed`, which leads to `name` where the rule holds, else to `<name>Skipped`, which ends the tool too."""
+def needed(stage: str, first: str | None = None) -> States:
+    """The choice whether a stage is needed, by the word of `Inspect`; `first` is its first state, by default its only one."""
+    return choice(stage, {"Variable": f"{PLAN}.stages.{stage}", "BooleanEquals": True}, first)
+
+
+def work_state(
+    function: Callable[..., Any], tasks: State, next_state: str | None = None, result: str = LATEST_STAGE
+) -> States:
+    """The state of a stage, or of a step of one, with the state that notes its failure.
+
+    Nothing reads what most of them return; then each overwrites what the one before has returned, because the run's
+    state is limited.
+    """
+    name = state_name(function)
+    return {name: compute_state(function, tasks, next_state, result), **failed_state(name, planned=True)}
+
+
+def choice(name: str, rule: State, first: str | None = None) -> States:
+    """`<name>Needed`: where the rule holds it leads to `first` (by default `name`), else to `<name>Skipped`, an end too."""
     return {
         f"{name}Needed": {
             "Comment": f"Whether {name} is to run.",
             "Type": "Choice",
-            "Choices": [{**rule, "Next": name}],
+            "Choices": [{**rule, "Next": first or name}],
             "Default": f"{name}Skipped",
         },
         f"{name}Skipped": {"Comment": f"{name} is passed over.", "Type": "Pass", "End": True},
@@ -222,7 +250,8 @@ def _describe_failure(comment: str, subject: str) -> State:
     }
 
 
-def _planned_tasks(name: str) -> State:
+def planned_tasks(name: str) -> State:
+    """The tasks that `Inspect` planned for a state."""
     return {"tasks.$": f"{PLAN}.tasks.{name}"}
 
 

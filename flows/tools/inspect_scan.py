@@ -16,13 +16,14 @@ from .common import (
     failed_state,
     function_id_field,
 )
+from .separate_objects import OBJECT_STEPS
 
 PLANNED_FUNCTIONS = (
     stages.preprocess,
     stages.reconstruct,
     stages.denoise,
     stages.segment,
-    stages.separate_objects,
+    *OBJECT_STEPS,
     stages.quantify,
 )
 

@@ -8,6 +8,8 @@ from typing import Any
 from ..slabs import Sources
 
 DOCUMENT_FORMAT = "tomopipe-document/1"
+# The metrics that are asked for most stand first in the sidecar; a document is limited.
+_INTERVALS_MAX = 6
 
 
 def search_document(sources: Sources, sidecar: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +50,18 @@ def search_document(sources: Sources, sidecar: dict[str, Any]) -> dict[str, Any]
             "skipped": " ".join(document["request"]["skip"]),
         },
         "metrics": {name: float(value) for name, value in sidecar["metrics"].items()},
+        "intervals": _interval_ends(sidecar),
         "quality": {name: float(value) for name, value in sidecar["quality"].items() if isinstance(value, int | float)},
         "warnings": " ".join(sidecar["quality"]["warnings"]),
         "software": f"tomopipe {document['software']['tomopipe']}",
     }
+
+
+def _interval_ends(sidecar: dict[str, Any]) -> dict[str, float]:
+    """Ends of the 95 % intervals of the first metrics, as flat numbers."""
+    ends = {}
+    for name in list(sidecar["metrics"])[:_INTERVALS_MAX]:
+        interval = sidecar["intervals"].get(name, {}).get("subvolumes")
+        if interval:
+            ends[f"{name}_low"], ends[f"{name}_high"] = (float(end) for end in interval)
+    return ends

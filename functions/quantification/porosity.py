@@ -1,4 +1,4 @@
-"""Volume fractions of the phases inside the sample region, and the region's extent.
+"""Volume fractions of the phases inside the sample region, the region's extent, and how much of the pores can be reached.
 
 Sizes of single pores are left to `pore_sizes`.
 """
@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 
 from ..outofcore import blocks_within
 from .configurations import PHASE_VALUES, Progress, report, require_phases
+from .connectivity import PhaseComponents, part_of_progress, phase_components
 
 if TYPE_CHECKING:
     from ..volume import VolumeLike
 
 Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First voxel and the one after the last along z, y and x."""
+
+PORE_PHASE = 1
+"""Least dense of the phases."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,84 @@ def count_phases(phases: VolumeLike, memory_bytes: int, progress: Progress | Non
         report(progress, stop / phases.shape[0])
     highest = int(np.flatnonzero(total)[-1])
     return PhaseCounts(tuple(int(n) for n in total[: highest + 1]), _bounds(np.concatenate(extents)))
+
+
+@dataclass(frozen=True)
+class PoreAccess:
+    """How much of the pores can be reached.
+
+    Attributes
+    ----------
+    open_voxels : int
+        Voxels of pores that touch what is outside the region or a face of the volume.
+    closed_voxels : int
+        Voxels of all other pores: the region encloses them.
+    percolating_voxels : dict of str to int
+        By axis (z, y, x): voxels of the box in pores that, inside the box, touch both its faces across that axis.
+    box_region_voxels : int
+        Voxels of the box that lie in the region: what the percolating ones are a share of.
+    """
+
+    open_voxels: int
+    closed_voxels: int
+    percolating_voxels: dict[str, int]
+    box_region_voxels: int
+
+
+def pore_access(
+    phases: VolumeLike,
+    box: Bounds,
+    memory_bytes: int,
+    progress: Progress | None = None,
+    *,
+    components: PhaseComponents | None = None,
+) -> PoreAccess:
+    """Tell open, closed and percolating pores apart: 6-connected components of phase 1. Exact.
+
+    Parameters
+    ----------
+    phases : volume-like (z, y, x) uint8
+        0 outside the sample region, 1 pores.
+    box : Bounds
+        Box inside which ways from face to face are looked for, as `find_box` gives it.
+    memory_bytes : int
+        As for `connectivity.phase_components`.
+    progress : callable, optional
+        Called with the part done.
+    components : PhaseComponents, optional
+        Those of phase 1 in the whole volume, 6-connected, where they are known: saves a pass.
+
+    Raises
+    ------
+    InputError
+        `phases` is not a 3-D uint8 volume.
+    ParameterError
+        The memory does not hold three slices.
+    """
+    if components is None:
+        share = 0.5
+        components = phase_components(
+            phases, {PORE_PHASE}, 6, memory_bytes, None, part_of_progress(progress, 0.0, share)
+        )
+    else:
+        share = 0.0
+    whole = box == tuple((0, length) for length in phases.shape)
+    inside = (
+        components
+        if whole
+        else phase_components(phases, {PORE_PHASE}, 6, memory_bytes, box, part_of_progress(progress, share, 1.0))
+    )
+    report(progress, 1.0)
+    through = {
+        axis: int(inside.voxels[inside.faces[:, 2 * index] & inside.faces[:, 2 * index + 1]].sum())
+        for index, axis in enumerate("zyx")
+    }
+    return PoreAccess(
+        open_voxels=int(components.voxels[components.open].sum()),
+        closed_voxels=int(components.voxels[~components.open].sum()),
+        percolating_voxels=through,
+        box_region_voxels=inside.region_voxels,
+    )
 
 
 def _bounds(extents: NDArray[np.int64]) -> Bounds | None:

@@ -1,28 +1,38 @@
-"""The metrics JSON beside the labels: metrics, histograms and a quality block, with never a NaN or null in it.
+"""The metrics JSON beside the labels: metrics, their intervals, histograms, profiles and a quality block.
 
-The same volumes give the same bytes: times and hosts stand in the receipts.
+Never a NaN or null in it; `metrics_schema` holds its JSON schema. The same volumes give the same bytes: times and hosts
+stand in the receipts.
 """
 
 from __future__ import annotations
 
-import csv
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..objects import Contacts, ObjectTable
 from ..rundir import write_json
 from ..slabs import Sources
-from .image_quality import measure_image_quality
-from .metrics import LengthUnit, QuantificationSettings, measure
+from .image_quality import ImageQuality, measure_image_quality
+from .metrics import GreyVolume, LengthUnit, MetricsResult, QuantificationSettings, measure
+from .metrics_schema import METRICS_FORMAT
+from .resolution import ShellCorrelation
+from .samples import half_data_correlation, segmentation_sample
 
-METRICS_FORMAT = "tomopipe-metrics/1"
+_SATURATED_WARNING = 0.001
+_CLIPPED_WARNING = 0.001
+_UNCERTAIN_WARNING_PERCENT = 20.0
+# Rings this strong against the contrast of neighbouring phases turn up in thresholds.
+_RING_WARNING = 0.2
 
 
-def write_sidecar(sources: Sources, progress: Callable[[float], None] | None = None) -> dict[str, Any]:
+def write_sidecar(
+    sources: Sources, progress: Callable[[float], None] | None = None
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
     """Measure a run's volumes and write `labels.json`.
 
     Parameters
@@ -34,85 +44,152 @@ def write_sidecar(sources: Sources, progress: Callable[[float], None] | None = N
 
     Returns
     -------
-    dict
+    content : dict
         What was written.
+    maps : dict of str to (rows, columns) float32
+        Slices of maps for the report.
     """
     document = sources.document
-    pixel_size = document["resolved"]["pixel_size_um"]
-    unit: LengthUnit = "pixel" if pixel_size is None else "um"
+    voxel_size, voxel_unit = sources.voxel_size
+    unit: LengthUnit = "um" if voxel_unit == "um" else "pixel"
     content: dict[str, Any] = {
         "format": METRICS_FORMAT,
         "scan_id": document["scan_id"],
         "recipe_id": document["recipe_id"],
-        "voxel_size": 1.0 if pixel_size is None else pixel_size,
+        "voxel_size": list(voxel_size),
         "voxel_unit": unit,
-        "attenuation_unit": f"1/{'pixel' if pixel_size is None else 'cm'}",
+        "attenuation_unit": "1/cm" if unit == "um" else "1/pixel",
         "metrics": {},
+        "intervals": {},
         "histograms": {},
-        "quality": _quality(sources),
+        "profiles": {},
+        "representative_volume": {},
+        "quality": _scan_quality(sources),
     }
+    maps: dict[str, NDArray[np.float32]] = {}
+    if sources.parameters.quantification.resolution:
+        _add_resolution(content, half_data_correlation(sources), unit)
     if "segment" not in sources.skipped:
-        content.update(_measured(sources, content["voxel_size"], unit, progress))
-        image = measure_image_quality(sources.denoised(), sources.phases(), tuple(document["resolved"]["grey_range"]))
-        grey_unit = content["attenuation_unit"].replace("1/", "per_")
-        content["quality"].update(image.metrics(grey_unit))
-        content["histograms"][f"grey_value_{grey_unit}"] = {
-            "edges": image.edges.tolist(),
-            **{f"counts_phase_{phase}": counts.tolist() for phase, counts in image.counts.items() if phase},
+        image = _image_quality(sources)
+        result = _measured(sources, unit, image, progress)
+        maps = result.maps
+        content |= {
+            "metrics": result.metrics,
+            "intervals": result.intervals,
+            "histograms": result.histograms,
+            "profiles": result.profiles,
+            "representative_volume": result.representative_volume,
         }
+        _add_image_quality(content, image)
+        content["quality"]["warnings"] += result.notes
     write_json(sources.run.metrics, content)
-    return content
+    return content, maps
 
 
 def _measured(
-    sources: Sources, voxel_size: float, unit: LengthUnit, progress: Callable[[float], None] | None
-) -> dict[str, Any]:
+    sources: Sources, unit: LengthUnit, image: ImageQuality, progress: Callable[[float], None] | None
+) -> MetricsResult:
+    wished = sources.parameters.quantification
+    phase = sources.parameters.objects.phase
     settings = QuantificationSettings(
-        phase=sources.parameters.objects.phase,
-        connectivity=6 if sources.parameters.objects.phase == 1 else 26,
-        tortuosity=sources.parameters.quantification.tortuosity,
-        tortuosity_maximum_voxels=sources.parameters.quantification.tortuosity_maximum_voxels,
+        phase=phase,
+        connectivity=6 if phase == 1 else 26,
+        tortuosity=wished.tortuosity,
+        tortuosity_maximum_voxels=wished.tortuosity_maximum_voxels,
+        tortuosity_factor=wished.tortuosity_factor,
+        tortuosity_factor_maximum_voxels=wished.tortuosity_factor_maximum_voxels,
+        thickness=wished.thickness,
+        thickness_maximum_voxels=wished.thickness_maximum_voxels,
+        intervals=wished.intervals,
     )
-    result = measure(
+    separated = "separate_objects" not in sources.skipped
+    with tempfile.TemporaryDirectory(prefix=".scratch-", suffix=".part", dir=sources.run.root) as scratch:
+        noise = image.noise_sigma
+        return measure(
+            sources.phases(),
+            ObjectTable.read_csv(sources.objects_table, sources.voxel_size[0]) if separated else None,
+            Contacts.read_csv(sources.contacts_table) if separated else None,
+            GreyVolume(sources.denoised(), tuple(sources.document["resolved"]["thresholds"])),
+            sources.voxel_size[0],
+            unit,
+            settings,
+            memory_bytes=sources.document["plan"]["worker_memory_bytes"],
+            segmentation_sample=segmentation_sample(sources, noise, Path(scratch))
+            if wished.intervals and noise is not None
+            else None,
+            progress=progress,
+        )
+
+
+def _image_quality(sources: Sources) -> ImageQuality:
+    resolved = sources.document["resolved"]
+    return measure_image_quality(
+        sources.denoised(),
         sources.phases(),
-        None if "separate_objects" in sources.skipped else _read_sizes(sources.objects_table),
-        voxel_size,
-        unit,
-        settings,
-        memory_bytes=sources.document["plan"]["worker_memory_bytes"],
-        progress=progress,
+        tuple(resolved["grey_range"]),
+        thresholds=tuple(resolved["thresholds"]),
     )
-    return {"metrics": result.metrics, "histograms": result.histograms}
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    voxels: NDArray[np.int64]
-    touches_border: NDArray[np.bool_]
+def _add_resolution(content: dict[str, Any], found: ShellCorrelation | None, unit: LengthUnit) -> None:
+    if found is None:
+        return
+    content["resolution"] = {
+        f"frequency_per_{unit}": found.frequency_per_unit.tolist(),
+        "correlation": found.correlation.tolist(),
+        "threshold": found.threshold.tolist(),
+    }
+    if found.resolution is not None:
+        content["quality"][f"resolution_{unit}"] = found.resolution
 
 
-def _read_sizes(path: Path) -> _Sizes:
-    """Columns of the table of objects that sizes are made from."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [(int(row["voxels"]), row["touches_border"] == "1") for row in csv.DictReader(file)]
-    return _Sizes(np.array([v for v, _ in rows], np.int64), np.array([b for _, b in rows], np.bool_))
+def _add_image_quality(content: dict[str, Any], image: ImageQuality) -> None:
+    grey_unit = content["attenuation_unit"].replace("1/", "per_")
+    content["quality"].update(image.metrics(grey_unit))
+    content["histograms"][f"grey_value_{grey_unit}"] = {
+        "edges": image.edges.tolist(),
+        **{f"counts_phase_{phase}": counts.tolist() for phase, counts in image.counts.items() if phase},
+    }
+    warnings = content["quality"]["warnings"]
+    uncertain = image.uncertain_percent
+    if uncertain is not None and uncertain > _UNCERTAIN_WARNING_PERCENT:
+        warnings.append(
+            f"{uncertain:.0f} % of the voxels lie within the noise of a threshold; denoise more strongly, or trust the "
+            "intervals from the segmentation"
+        )
+    contrasts = [
+        abs(b.mean - a.mean) for a, b in zip(image.phases.values(), list(image.phases.values())[1:], strict=False)
+    ]
+    if image.ring_level is not None and contrasts and image.ring_level > _RING_WARNING * min(contrasts):
+        warnings.append(
+            f"rings are {image.ring_level / min(contrasts):.0%} as strong as the contrast of two phases; "
+            "change preprocessing.stripe_removal or its settings"
+        )
 
 
-def _quality(sources: Sources) -> dict[str, Any]:
-    """What tells whether the numbers can be trusted, with plain warnings."""
+def _scan_quality(sources: Sources) -> dict[str, Any]:
+    """What the scan and its automatic values say about whether the numbers can be trusted, with plain warnings."""
     resolved, scan = sources.document["resolved"], sources.document["scan"]
     suffix = "per_cm" if resolved["pixel_size_um"] is not None else "per_pixel"
-    quality: dict[str, Any] = {f"noise_level_{suffix}": resolved["noise_level"], "warnings": list(resolved["notes"])}
+    quality: dict[str, Any] = {
+        f"noise_level_{suffix}": resolved["noise_level"],
+        "clipped_fraction": resolved["clipped_fraction"],
+        "warnings": list(resolved["notes"]),
+    }
     if "center" in resolved:
         quality["center_confidence"] = resolved["center"]["confidence"]
     counted = {key: value for key, value in scan["quality"].items() if key != "values_checked"}
     quality.update(counted)
-    if scan["quality"].get("nonfinite_count"):
-        quality["warnings"].append(
-            f"{scan['quality']['nonfinite_count']} raw pixels were NaN or infinite and were mended from their neighbours"
+    warnings = quality["warnings"]
+    if counted.get("nonfinite_count"):
+        warnings.append(
+            f"{counted['nonfinite_count']} raw pixels were NaN or infinite and were mended from their neighbours"
         )
-    if scan["quality"].get("saturated_fraction", 0) > 0.001:
-        quality["warnings"].append(
-            f"{100 * scan['quality']['saturated_fraction']:.2f} % of the raw pixels are saturated"
+    if counted.get("saturated_fraction", 0) > _SATURATED_WARNING:
+        warnings.append(f"{100 * counted['saturated_fraction']:.2f} % of the raw pixels are saturated")
+    if resolved["clipped_fraction"] > _CLIPPED_WARNING:
+        warnings.append(
+            f"{100 * resolved['clipped_fraction']:.2f} % of the pixels got too little light and were clipped at "
+            "preprocessing.minimum_transmission: dense parts are underestimated"
         )
     return quality

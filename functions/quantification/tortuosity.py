@@ -1,32 +1,22 @@
 """Geodesic tortuosity: how much longer the shortest way through a phase is than the straight line.
 
-The flux-based tortuosity factor is another number (for the same pores it may be thrice as large) and is not made here.
+The flux-based tortuosity factor is another number (for the same pores it may be thrice as large) and is made in `diffusion`.
 """
 
 from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
-from ..outofcore import blocks_within
-from .configurations import Progress, report, require_phases
-from .porosity import Bounds
+from .box import AXES, BinnedPhase
+from .configurations import Progress, report
 
-if TYPE_CHECKING:
-    from ..volume import VolumeLike
-
-AXES = ("z", "y", "x")
-DEFAULT_MAXIMUM_VOXELS = 4_000_000
-
-# Share of each side face of the measured box that lies in the region.
-_FACE_SHARE = 0.99
 _NEVER = 2**62
 _TOLERANCE_VOXELS = 1e-3
 # State of a voxel in the search.
@@ -41,11 +31,15 @@ class AxisTortuosity:
 
     Attributes
     ----------
+    lengths : 2-D float64
+        Length over straight distance of the shortest way to each voxel of the far face, inf where there is none: over
+        (y, x) for z, (z, x) for y, (z, y) for x.
     mean, minimum : float or None
-        Length over straight distance, mean and smallest over the voxels of the far face that are reached; None where
-        none is, that is where the phase does not percolate.
+        Mean and smallest over the voxels of the far face that are reached; None where none is, that is where the phase
+        does not percolate.
     """
 
+    lengths: NDArray[np.float64] = field(repr=False, compare=False)
     mean: float | None
     minimum: float | None
 
@@ -55,86 +49,49 @@ class AxisTortuosity:
         return self.mean is not None
 
 
-@dataclass(frozen=True)
-class Tortuosity:
-    """Tortuosity along each axis.
-
-    Attributes
-    ----------
-    axes : dict of str to AxisTortuosity
-        By axis: z, y, x. An axis along which the box is a single voxel thick is absent.
-    binning : int
-        Edge, in voxels of the volume, of the cubes that the phase was binned to.
-    box : Bounds
-        The box that was measured, in voxels of the volume.
-    """
-
-    axes: dict[str, AxisTortuosity]
-    binning: int
-    box: Bounds
-
-
 def geodesic_tortuosity(
-    phases: VolumeLike,
-    phase: int,
-    bounds: Bounds,
+    binned: BinnedPhase,
+    voxel_size: tuple[float, float, float],
     memory_bytes: int,
-    maximum_voxels: int = DEFAULT_MAXIMUM_VOXELS,
     progress: Progress | None = None,
-) -> Tortuosity:
-    """Geodesic tortuosity of a phase along z, y and x.
+) -> dict[str, AxisTortuosity]:
+    """Geodesic tortuosity of a binned phase along z, y and x.
 
-    The bounding box is binned by the smallest whole factor that brings it to `maximum_voxels` or fewer: a cube belongs
-    to the phase (and to the region) where more than half of its voxels do. Throats thinner than a cube may close. From
-    all four sides the box is then narrowed, at most to half its width, until its side faces lie in the sample region:
-    of a cylinder remains the square prism inside. Ways are measured between opposite faces of that box.
+    Ways lead from the centres of the first cubes to the centres of the last ones, along any line through open cubes (see
+    `geodesic_distance`).
 
     Parameters
     ----------
-    phases : volume-like (z, y, x) uint8
-        0 outside the sample region.
-    phase : int
-        The phase that the ways lead through.
-    bounds : Bounds
-        Bounding box of the region, from `count_phases`.
+    binned : BinnedPhase
+    voxel_size : (z, y, x) float
+        Edges of a voxel of the volume, not of a cube of the binned phase; only their ratios matter.
     memory_bytes : int
-        Memory that the pass over the volume may take, and by which the axes are searched at once or one by one; the
-        result does not depend on it. The binned volume and one search on it (13 bytes a voxel) are always held.
-    maximum_voxels : int
-        Voxels after binning.
+        Memory by which the axes are searched at once or one by one; the result does not depend on it. One search (11
+        bytes a cube) is always held.
     progress : callable, optional
         Called with the part done.
 
-    Raises
-    ------
-    InputError
-        `phases` is not a 3-D uint8 volume.
-    ParameterError
-        The memory does not hold as many slices as are binned to one.
+    Returns
+    -------
+    dict of str to AxisTortuosity
+        By axis: z, y, x. An axis along which the box is a single cube thick is absent.
     """
-    require_phases(phases)
-    factor = _binning_factor(bounds, maximum_voxels)
-    halves: Progress | None = None if progress is None else (lambda done: progress(0.5 * done))
-    inside, open_voxels = _bin_by_majority(phases, phase, bounds, factor, memory_bytes, halves)
-    margin = _margin(inside)
-    rows, columns = inside.shape[1:]
-    box = open_voxels[:, margin[0] : rows - margin[0], margin[1] : columns - margin[1]]
+    box, edges = binned.open_voxels, binned.edges(voxel_size)
     usable = [axis for axis in range(3) if box.shape[axis] > 1]
     # Half of the budget, for the allocator may still hold what the passes before have freed.
     at_once = min(len(usable), memory_bytes // (2 * _SEARCH_BYTES_PER_VOXEL * box.size))
+    found = {}
     with ThreadPoolExecutor(max(1, at_once)) as pool:
-        found = dict(zip(usable, pool.map(lambda axis: _axis_tortuosity(box, axis), usable), strict=True))
-    report(progress, 1.0)
-    offsets = (0, *margin)
-    extent = tuple(
-        (low + offset * factor, min(low + (offset + size) * factor, high))
-        for (low, high), offset, size in zip(bounds, offsets, box.shape, strict=True)
-    )
-    return Tortuosity({AXES[axis]: found[axis] for axis in usable}, factor, (extent[0], extent[1], extent[2]))
+        for axis, result in zip(usable, pool.map(lambda axis: _axis_tortuosity(box, edges, axis), usable), strict=True):
+            found[AXES[axis]] = result
+            report(progress, len(found) / len(usable))
+    return found
 
 
-def geodesic_distance(open_voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Length of the shortest way through open voxels from the first slice, in voxels; inf where there is none.
+def geodesic_distance(
+    open_voxels: NDArray[np.bool_], voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> NDArray[np.float32]:
+    """Length of the shortest way through open voxels from the first slice; inf where there is none.
 
     A way consists of straight lines at any angle from one voxel's centre to another's that the former can see. It never
     passes between two closed voxels that share but an edge or corner, so what it connects is what is 6-connected. Every
@@ -148,10 +105,13 @@ def geodesic_distance(open_voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
     ----------
     open_voxels : (z, y, x) bool
         Where the way may lead.
+    voxel_size : (z, y, x) float
+        Edges of a voxel.
 
     Returns
     -------
     (z, y, x) float32
+        From centre to centre, in the unit of `voxel_size`.
 
     Source: any-angle search, Daniel, Nash, Koenig and Felner (2010), DOI 10.1613/jair.2994; order of the sweeps, Zhao
     (2005), DOI 10.1090/S0025-5718-04-01678-3.
@@ -163,81 +123,25 @@ def geodesic_distance(open_voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
     state[inner] = open_voxels
     corner = np.zeros(padded, np.int32)
     _start(distance, corner, state)
+    # Whole numbers and floats alike, so that the kernels are compiled once.
+    edges = (float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2]))
     for sweep in count():
-        backwards = [bool(sweep >> bit & 1) for bit in range(3)]
-        if not _sweep(distance, corner, state, backwards[0], backwards[1], backwards[2]):
+        backwards = (bool(sweep & 1), bool(sweep & 2), bool(sweep & 4))
+        if not _sweep(distance, corner, state, edges, backwards):
             break
     return distance[inner]
 
 
-def _axis_tortuosity(box: NDArray[np.bool_], axis: int) -> AxisTortuosity:
-    distance = geodesic_distance(np.ascontiguousarray(np.moveaxis(box, axis, 0)))
-    last = distance[-1].astype(np.float64)
-    reached = last[np.isfinite(last)] / (distance.shape[0] - 1)
+def _axis_tortuosity(box: NDArray[np.bool_], edges: tuple[float, float, float], axis: int) -> AxisTortuosity:
+    others = [other for other in range(3) if other != axis]
+    distance = geodesic_distance(
+        np.ascontiguousarray(np.moveaxis(box, axis, 0)), (edges[axis], edges[others[0]], edges[others[1]])
+    )
+    lengths = distance[-1].astype(np.float64) / ((distance.shape[0] - 1) * edges[axis])
+    reached = lengths[np.isfinite(lengths)]
     if reached.size == 0:
-        return AxisTortuosity(None, None)
-    return AxisTortuosity(float(reached.mean()), float(reached.min()))
-
-
-def _binning_factor(bounds: Bounds, maximum_voxels: int) -> int:
-    sizes = [stop - start for start, stop in bounds]
-    return next(f for f in count(1) if math.prod(max(1, size // f) for size in sizes) <= maximum_voxels)
-
-
-def _bin_by_majority(
-    phases: VolumeLike, phase: int, bounds: Bounds, factor: int, memory_bytes: int, progress: Progress | None
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Binned region and phase inside the bounds; a rest thinner than a cube at the far ends is left out."""
-    (z0, z1), (y0, y1), (x0, x1) = bounds
-    # A box thinner than a cube is one bin thick.
-    cube = (min(factor, z1 - z0), min(factor, y1 - y0), min(factor, x1 - x0))
-    shape = ((z1 - z0) // cube[0], (y1 - y0) // cube[1], (x1 - x0) // cube[2])
-    inside, members = np.zeros(shape, bool), np.zeros(shape, bool)
-    # A block and its cropped copy, in units of one cube's slices.
-    for first, last in blocks_within((shape[0], *phases.shape[1:]), 2 * cube[0], 0, memory_bytes):
-        block = phases[z0 + first * cube[0] : z0 + last * cube[0]]
-        block = np.ascontiguousarray(block[:, y0 : y0 + shape[1] * cube[1], x0 : x0 + shape[2] * cube[2]])
-        inside[first:last], members[first:last] = _majorities(block, phase, cube)
-        del block  # not held while the next is read
-        report(progress, last / shape[0])
-    return inside, members
-
-
-def _margin(inside: NDArray[np.bool_]) -> tuple[int, int]:
-    """Rows and columns to take off at each side so that the side faces of what remains lie in the region."""
-    _, rows, columns = inside.shape
-    # Narrowed in proportion, so that the box keeps the shape of the bounding box.
-    steps = max(rows, columns) // 4
-    for step in range(steps + 1):
-        my, mx = step * rows // (4 * max(1, steps)), step * columns // (4 * max(1, steps))
-        box = inside[:, my : rows - my, mx : columns - mx]
-        faces = (box[:, 0], box[:, -1], box[:, :, 0], box[:, :, -1])
-        if min(np.count_nonzero(face) / face.size for face in faces) >= _FACE_SHARE:
-            break
-    return my, mx
-
-
-@njit(cache=True, parallel=True)
-def _majorities(
-    block: NDArray[np.uint8], phase: int, cube: tuple[int, int, int]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:  # pragma: no cover - compiled
-    slices, rows, columns = block.shape[0] // cube[0], block.shape[1] // cube[1], block.shape[2] // cube[2]
-    inside = np.zeros((slices, rows, columns), np.bool_)
-    members = np.zeros((slices, rows, columns), np.bool_)
-    half = cube[0] * cube[1] * cube[2] / 2
-    for index in prange(slices * rows):
-        z, y = index // rows, index % rows
-        for x in range(columns):
-            in_region, in_phase = 0, 0
-            for dz in range(cube[0]):
-                for dy in range(cube[1]):
-                    for dx in range(cube[2]):
-                        value = block[z * cube[0] + dz, y * cube[1] + dy, x * cube[2] + dx]
-                        in_region += value != 0
-                        in_phase += value == phase
-            inside[z, y, x] = in_region > half
-            members[z, y, x] = in_phase > half
-    return inside, members
+        return AxisTortuosity(lengths, None, None)
+    return AxisTortuosity(lengths, float(reached.mean()), float(reached.min()))
 
 
 @njit(cache=True, nogil=True)
@@ -263,34 +167,39 @@ def _sweep(
     distance: NDArray[np.float32],
     corner: NDArray[np.int32],
     state: NDArray[np.uint8],
-    back_z: bool,
-    back_y: bool,
-    back_x: bool,
+    edges: tuple[float, float, float],
+    backwards: tuple[bool, bool, bool],
 ) -> int:  # pragma: no cover - compiled
     """One sweep over the voxels that are to be visited; returns how many were."""
     slices, rows, columns = distance.shape
     visited = 0
     for i in range(1, slices - 1):
-        z = slices - 1 - i if back_z else i
+        z = slices - 1 - i if backwards[0] else i
         for j in range(1, rows - 1):
-            y = rows - 1 - j if back_y else j
+            y = rows - 1 - j if backwards[1] else j
             for k in range(1, columns - 1):
-                x = columns - 1 - k if back_x else k
+                x = columns - 1 - k if backwards[2] else k
                 if state[z, y, x] == _TO_VISIT:
                     state[z, y, x] = _OPEN
                     visited += 1
-                    if _shorten(distance, corner, state, z, y, x):
+                    if _shorten(distance, corner, state, edges, z, y, x):
                         _visit_neighbours(distance, state, z, y, x)
     return visited
 
 
 @njit(cache=True, nogil=True)
 def _shorten(
-    distance: NDArray[np.float32], corner: NDArray[np.int32], state: NDArray[np.uint8], z: int, y: int, x: int
+    distance: NDArray[np.float32],
+    corner: NDArray[np.int32],
+    state: NDArray[np.uint8],
+    edges: tuple[float, float, float],
+    z: int,
+    y: int,
+    x: int,
 ) -> bool:  # pragma: no cover - compiled
     """Take the shortest way over a neighbour or over a neighbour's last corner, if it is shorter than the one known."""
     _, rows, columns = distance.shape
-    shortest = distance[z, y, x] - _TOLERANCE_VOXELS
+    shortest = distance[z, y, x] - _TOLERANCE_VOXELS * min(edges)
     found, tried = -1, -1
     for dz in range(-1, 2):
         for dy in range(-1, 2):
@@ -302,10 +211,10 @@ def _shorten(
                 if last != tried:
                     tried = last
                     cz, cy, cx = last // (rows * columns), last // columns % rows, last % columns
-                    way = distance[cz, cy, cx] + math.sqrt((cz - z) ** 2 + (cy - y) ** 2 + (cx - x) ** 2)
+                    way = distance[cz, cy, cx] + _length(edges, cz - z, cy - y, cx - x)
                     if way < shortest and _sees(state, cz, cy, cx, z, y, x):
                         shortest, found = way, last
-                way = distance[z + dz, y + dy, x + dx] + math.sqrt(dz * dz + dy * dy + dx * dx)
+                way = distance[z + dz, y + dy, x + dx] + _length(edges, dz, dy, dx)
                 if way < shortest and _sees(state, z + dz, y + dy, x + dx, z, y, x):
                     shortest, found = way, ((z + dz) * rows + y + dy) * columns + x + dx
     if found < 0:
@@ -313,6 +222,11 @@ def _shorten(
     distance[z, y, x] = shortest
     corner[z, y, x] = found
     return True
+
+
+@njit(cache=True, nogil=True)
+def _length(edges: tuple[float, float, float], z: int, y: int, x: int) -> float:  # pragma: no cover - compiled
+    return math.sqrt((z * edges[0]) ** 2 + (y * edges[1]) ** 2 + (x * edges[2]) ** 2)
 
 
 @njit(cache=True, nogil=True)

@@ -15,14 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
-def test_parameter_reference_is_current() -> None:
+def test_generated_reference_is_current() -> None:
     specification = importlib.util.spec_from_file_location(
-        "generate_parameters", ROOT / "docs" / "generate_parameters.py"
+        "generate_reference", ROOT / "docs" / "generate_reference.py"
     )
     assert specification is not None and specification.loader is not None
     generator = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(generator)
-    assert generator.PAGE.read_text() == generator.page(), "run: python docs/generate_parameters.py"
+    for path, text in generator.pages().items():
+        assert path.read_text() == text, "run: python docs/generate_reference.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

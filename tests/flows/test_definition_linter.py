@@ -290,9 +290,9 @@ def test_own_definition_is_clean() -> None:
             "$.Inspect.details.results[0].output.relative may be absent when TransferScan runs",
         ),
         (
-            put("PublishMetrics", "Parameters", "content.$", value="$.Denoise.details"),
+            put("PublishMetrics", "Parameters", "content.$", value="$.LatestStage.details"),
             "PublishMetrics.Parameters.content.$",
-            "$.Denoise.details may be absent when PublishMetrics runs",
+            "$.LatestStage.details may be absent when PublishMetrics runs",
         ),
         (
             put("InspectFailed", "Next", value="DescribeRunFailure"),
@@ -324,11 +324,11 @@ def test_own_definition_is_clean() -> None:
             "PreprocessNeeded.Choices.0",
             "may be absent when PreprocessNeeded runs",
         ),
-        (rule(Variable="$.Segment", IsNull=False), "DenoiseNeeded.Choices.0", "$.Segment may be absent"),
+        (rule(Variable="$.PrepareObjects", IsNull=False), "DenoiseNeeded.Choices.0", "$.PrepareObjects may be absent"),
         (
-            rule(Variable="$.input.skip", StringEqualsPath="$.Segment.x"),
+            rule(Variable="$.input.skip", StringEqualsPath="$.PrepareObjects.x"),
             "DenoiseNeeded.Choices.0",
-            "$.Segment.x may be absent",
+            "$.PrepareObjects.x may be absent",
         ),
     ],
 )
@@ -392,7 +392,7 @@ def test_definitions_as_a_whole(definition: Any, path: str, message: str) -> Non
                 {"Variable": "$.Reconstruct.status", "StringEquals": "SUCCEEDED"},
             ]
         ),
-        rule(Not={"Variable": "$.Segment", "IsPresent": True}),
+        rule(Not={"Variable": "$.PrepareObjects", "IsPresent": True}),
         rule(Or=[{"Variable": "$.input.scan_id", "StringMatches": "a*"}]),
         rule(Variable="$.input.scan_id", StringEqualsPath="$.input.processing_root"),
         # Run context
@@ -409,7 +409,7 @@ def test_what_is_right_is_left_alone(change: Callable[[States], None]) -> None:
 
 def test_without_a_schema_only_what_states_write_is_followed() -> None:
     assert findings(expression("input.scan_ids"), schema=None) == []
-    assert findings(expression("Denoise.status"), schema=None) != []
+    assert findings(expression("LatestStage.status"), schema=None) != []
 
 
 def test_catch_without_result_path_leaves_nothing_of_the_state() -> None:

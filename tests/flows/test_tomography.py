@@ -23,9 +23,9 @@ from tomopipe.flows.definition_linter import lint
 from tomopipe.flows.local.actions import ActionContext, ActionResult
 from tomopipe.flows.local.interpreter import FlowOutcome, run_flow
 from tomopipe.flows.request import FUNCTIONS, build_flow_input
-from tomopipe.flows.tomography import STAGE_STATES, TOOLS, TomographyClient, flow_definition, flow_schema
+from tomopipe.flows.tomography import ACTION_STATES, STAGE_STATES, TOOLS, TomographyClient, flow_definition, flow_schema
 from tomopipe.functions import stages
-from tomopipe.functions.plan import cut_rows
+from tomopipe.functions.plan import compute_tasks, cut_rows, group_blocks
 
 COMPUTE = "https://compute.actions.globus.org/v3"
 TRANSFER = "https://transfer.actions.globus.org/transfer"
@@ -33,6 +33,7 @@ SEARCH = "https://actions.globus.org/search/ingest"
 IDS = {name: str(uuid.UUID(int=index + 1)) for index, name in enumerate(FUNCTIONS)}
 SKIPPABLE = ("Preprocess", "Reconstruct", "Denoise", "Segment", "SeparateObjects")
 SLAB_STAGES = SKIPPABLE[:4]
+OBJECT_STEPS = ("PrepareObjects", "FindObjects", "JoinObjects", "LabelObjects")
 DOCUMENT_FORMAT = "tomopipe-document/1"
 ROOT = "/eagle/TomoProject/2-BM/2026-3/results"
 
@@ -57,6 +58,12 @@ def flow_input(**changes: Any) -> dict[str, Any]:
     return build_flow_input(**values | changes)
 
 
+def object_tasks(run: str, state: str) -> list[dict[str, Any]]:
+    """What `PrepareObjects` returns for a step that works on blocks, with the most tasks that there are."""
+    function = {"FindObjects": "find_objects", "LabelObjects": "label_objects"}[state]
+    return compute_tasks(IDS[function], {"run": run}, group_blocks([(row, row + 8) for row in range(0, 4096, 8)]))
+
+
 def plan(rows: int, left_out: tuple[str, ...] = (), root: str = ROOT, scan_id: str = "scan_0042") -> dict[str, Any]:
     """What `Inspect` returns for a scan, with the most tasks a stage that there are."""
     relative = f"{scan_id}/0123456789ab"
@@ -69,6 +76,9 @@ def plan(rows: int, left_out: tuple[str, ...] = (), root: str = ROOT, scan_id: s
         ranges = cut_rows(rows, -(-rows // 64))
         kwargs = [{"run": run, "start": start, "stop": stop} for start, stop in ranges]
         tasks[state] = [{"function_id": IDS[state.lower()], "kwargs": values} for values in kwargs]
+    in_parts = {name: IDS[name] for name in ("find_objects", "label_objects")}
+    tasks["PrepareObjects"] = compute_tasks(IDS["prepare_objects"], {"run": run, "function_ids": in_parts})
+    tasks["JoinObjects"] = compute_tasks(IDS["join_objects"], {"run": run})
     for state in left_out:
         tasks[state] = []
     needed = {state: state not in left_out for state in SKIPPABLE}
@@ -109,6 +119,8 @@ class Providers:
         if task["function_id"] == IDS["quantify"]:
             return {"document": {"format": DOCUMENT_FORMAT, "status": "succeeded", "text": "x" * 4000}}
         kwargs = task["kwargs"]
+        if task["function_id"] == IDS["prepare_objects"]:
+            return {"tasks": {state: object_tasks(kwargs["run"], state) for state in OBJECT_STEPS[1::2]}}
         return {"slab": [kwargs["start"], kwargs["stop"]]} if "start" in kwargs else {"objects": 123456}
 
 
@@ -136,13 +148,16 @@ def test_states_are_the_designed_ones_in_order(definition: dict[str, Any]) -> No
         "Reconstruct",
         "Denoise",
         "Segment",
+        *OBJECT_STEPS,
         "SeparateObjects",
         "Quantify",
         "TransferResults",
         "PublishMetrics",
         "PublishFailure",
     ]
-    assert tuple(actions[:-1]) == STAGE_STATES == tuple(tool.__name__ for tool in TOOLS)
+    assert tuple(actions[:-1]) == ACTION_STATES
+    assert tuple(name for name in actions[:-1] if name not in OBJECT_STEPS) == STAGE_STATES
+    assert tuple(tool.__name__ for tool in TOOLS) == STAGE_STATES
     assert [name for name, state in definition["States"].items() if state.get("End")] == ["PublishMetrics"]
 
 
@@ -152,10 +167,12 @@ def test_linter_has_nothing_to_say(definition: dict[str, Any]) -> None:
 
 def test_every_action_is_explicit_and_caught(definition: dict[str, Any]) -> None:
     states = definition["States"]
-    for name in STAGE_STATES:
+    for name in ACTION_STATES:
         state = states[name]
         assert state["ExceptionOnActionFailure"] is True
-        assert state["ResultPath"] == f"$.{name}"
+        # Of what the stages between Inspect and Quantify return nothing is read: it is not kept.
+        kept = name not in (*SKIPPABLE, *OBJECT_STEPS[1:])
+        assert state["ResultPath"] == (f"$.{name}" if kept else "$.LatestStage")
         assert state["Comment"].strip()
         assert state["Catch"][-1]["ErrorEquals"] == ["States.All"]
         assert {(c["ResultPath"], c["Next"]) for c in state["Catch"]} == {("$.Failure", f"{name}Failed")}
@@ -174,7 +191,7 @@ def test_waiting_times_suit_the_providers(definition: dict[str, Any], url: str, 
 def test_compute_states_share_one_endpoint_configuration(definition: dict[str, Any]) -> None:
     # Another configuration is another endpoint process, another batch job and another wait in the queue.
     compute = [s["Parameters"] for s in definition["States"].values() if s.get("ActionUrl") == COMPUTE]
-    assert len(compute) == 7
+    assert len(compute) == 11
     for parameters in compute:
         assert parameters["user_endpoint_config.$"] == "$.input.user_endpoint_config"
         assert parameters["endpoint_id.$"] == "$.input.compute_endpoint"
@@ -285,8 +302,9 @@ def test_good_run_passes_the_right_requests(definition: dict[str, Any]) -> None:
         "function_ids": {name: IDS[name] for name in FUNCTIONS if name != "inspect"},
     }
     inspect.signature(stages.inspect).bind(**task["kwargs"])
-    for state in (*SKIPPABLE, "Quantify"):
-        assert asked[state]["tasks"] == planned["tasks"][state]
+    for state in (*SKIPPABLE, *OBJECT_STEPS, "Quantify"):
+        in_parts = state in ("FindObjects", "LabelObjects")
+        assert asked[state]["tasks"] == (object_tasks(planned["run"], state) if in_parts else planned["tasks"][state])
         assert asked[state]["user_endpoint_config"] == given["user_endpoint_config"]
     (item,) = asked["TransferResults"]["DATA"]
     assert item["source_path"] == "/TomoProject/2-BM/2026-3/results/scan_0042/0123456789ab/"
@@ -307,10 +325,11 @@ def test_good_run_passes_the_right_requests(definition: dict[str, Any]) -> None:
 def test_stages_that_are_not_needed_are_passed_over(definition: dict[str, Any], left_out: tuple[str, ...]) -> None:
     outcome, asked = run(definition, flow_input(), plan(200, left_out))
     assert outcome.status == "SUCCEEDED"
-    assert list(asked) == [s for s in STAGE_STATES if s not in (*left_out, "TransferResults")]
+    passed_over = (*left_out, "TransferResults", *(OBJECT_STEPS if "SeparateObjects" in left_out else ()))
+    assert list(asked) == [s for s in ACTION_STATES if s not in passed_over]
 
 
-@pytest.mark.parametrize("failing", STAGE_STATES)
+@pytest.mark.parametrize("failing", ACTION_STATES)
 def test_every_failure_is_published_and_fails_the_run(definition: dict[str, Any], failing: str) -> None:
     body = flow_input(destination={"id": str(uuid.UUID(int=104)), "path": "/share"})
     outcome, asked = run(definition, body, plan(200), failing)
@@ -362,7 +381,7 @@ def test_state_of_a_run_stays_small(definition: dict[str, Any], root: str, scan_
     planned = plan(4096, root=root, scan_id=scan_id)
     assert len(planned["tasks"]["Reconstruct"]) == 64
     sizes = {}
-    for last in ("Inspect", "Plan", *STAGE_STATES[2:]):
+    for last in ("Inspect", "Plan", *ACTION_STATES[2:]):
         cut = deepcopy(definition)
         cut["States"][last].pop("Next", None)
         cut["States"][last]["End"] = True

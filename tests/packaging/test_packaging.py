@@ -25,6 +25,8 @@ for name in ("tomopipe.flows", "tomopipe.functions", "tomopipe.functions.reconst
     where = pathlib.Path(module.__file__).resolve()
     assert (root in where.parents) is (sys.argv[2] == "inside"), where
 assert importlib.resources.files("tomopipe.functions").joinpath("py.typed").is_file()
+for name in ("report.js", "report.css"):
+    assert importlib.resources.files("tomopipe.functions.quantification").joinpath(name).is_file()
 try:
     import functions
 except ImportError:

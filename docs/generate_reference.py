@@ -1,4 +1,4 @@
-"""Writes docs/reference/parameters.md from the models that hold every default and description."""
+"""Writes the pages of docs/reference that are made from the code: the parameters, and the JSON schema of the metrics."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tomopipe.functions.parameters import Parameters
+from tomopipe.functions.quantification.metrics_schema import metrics_schema
 
-PAGE = Path(__file__).parent / "reference" / "parameters.md"
+REFERENCE = Path(__file__).parent / "reference"
 
 
-def page() -> str:
-    """The page as Markdown."""
+def pages() -> dict[Path, str]:
+    """Content of each page."""
+    return {
+        REFERENCE / "parameters.md": parameters_page(),
+        REFERENCE / "tomopipe-metrics-2.schema.json": json.dumps(metrics_schema(), indent=2) + "\n",
+    }
+
+
+def parameters_page() -> str:
+    """The parameters as Markdown."""
     lines = [
         "# Parameters",
         "",
-        "Made from the models in `functions/parameters.py` by `docs/generate_parameters.py`. In a YAML file each section is a",
+        "Made from the models in `functions/parameters.py` by `docs/generate_reference.py`. In a YAML file each section is a",
         "mapping; on the command line a field is `--set section.field=value`. Fields marked (execution) say how the work is done",
         "and never change a number: they take no part in the recipe.",
         "",
@@ -77,4 +86,5 @@ def _type(annotation: Any) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")

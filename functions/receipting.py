@@ -1,0 +1,113 @@
+"""One piece of a stage's work: passed over where its receipt is there, receipted when it has ended well, else its failure noted.
+
+What the work is, is left to `tasks` and `object_tasks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .device import worker_device
+from .errors import StageError, TomopipeError
+from .inspection import software
+from .memory import return_freed_memory
+from .outputs import stage_slabs
+from .parameters import Stage
+from .rundir import RunDirectory
+from .slabs import Sources
+
+_MESSAGE_MAX = 500
+
+
+def slab_task(
+    stage: Stage, run_root: str, start: int, stop: int, work: Callable[[Sources, int, int], dict[str, Any]]
+) -> dict[str, Any]:
+    """Do the slabs of rows [start, stop) that have no receipt yet; `work` returns what their receipts hold besides."""
+    return_freed_memory()
+    run = RunDirectory(Path(run_root))
+    with contextlib.closing(Sources(run)) as sources:
+        digest = sources.document["stages"][stage]["digest"]
+        for first, last in stage_slabs(sources.document, stage):
+            if not (start <= first and last <= stop):
+                continue
+            if not run.is_done(stage, first, last, digest):
+                with receipted(run, stage, first, last, digest) as receipt:
+                    receipt.update(work(sources, first, last))
+            report_progress(run, stage, start, stop, last - start)
+    return {"slab": [start, stop]}
+
+
+@contextlib.contextmanager
+def whole_volume_task(stage: Stage, run_root: str) -> Iterator[tuple[Sources | None, dict[str, Any]]]:
+    """Sources and a receipt to fill, or None and the receipt that is there already."""
+    return_freed_memory()
+    run = RunDirectory(Path(run_root))
+    with contextlib.closing(Sources(run)) as sources:
+        digest = sources.document["stages"][stage]["digest"]
+        rows = sources.shape[1]
+        if run.is_done(stage, 0, rows, digest):
+            yield None, json.loads(run.receipt_path(stage, 0, rows).read_text(encoding="utf-8"))
+            return
+        with receipted(run, stage, 0, rows, digest) as receipt:
+            yield sources, receipt
+
+
+@contextlib.contextmanager
+def receipted(
+    run: RunDirectory, stage: str, start: int, stop: int, digest: str, receipts: RunDirectory | None = None
+) -> Iterator[dict[str, Any]]:
+    """Write a slab's receipt when the block has ended well; below another folder than the run's where one is given.
+
+    An error names stage and rows in one line, because it travels in the run's state, which is limited; the traceback is
+    left in the run directory.
+    """
+    receipt: dict[str, Any] = {}
+    started_at = datetime.datetime.now(datetime.UTC)
+    clock = time.perf_counter()
+    try:
+        yield receipt
+    except Exception as error:  # noqa: BLE001 - raised again, shortened
+        failure = run.failure_path(stage, start, stop)
+        # What failed may be the disk; then the message alone must do.
+        with contextlib.suppress(OSError):
+            failure.parent.mkdir(parents=True, exist_ok=True)
+            failure.write_text(traceback.format_exc(), encoding="utf-8")
+        said = str(error) if isinstance(error, TomopipeError) else f"{type(error).__name__}: {error}"
+        raise StageError(f"{stage}, rows {start} to {stop}: {said[:_MESSAGE_MAX]}") from None
+    run.failure_path(stage, start, stop).unlink(missing_ok=True)
+    (receipts or run).write_receipt(
+        stage,
+        start,
+        stop,
+        {
+            "digest": digest,
+            "started_at": started_at.isoformat(timespec="milliseconds"),
+            "seconds": round(time.perf_counter() - clock, 4),
+            "host": platform.node(),
+            "process": os.getpid(),
+            "device": asdict(worker_device()),
+            "software": software(),
+            **receipt,
+        },
+    )
+
+
+def report_progress(run: RunDirectory, stage: str, start: int, stop: int, done: int, rows: int | None = None) -> None:
+    """Leave a note of how far a task is, for whoever watches; losing one loses nothing."""
+    total = stop - start
+    path = run.progress_path(stage, start, rows if rows is not None else stop)
+    aside = path.with_suffix(f".{os.getpid()}.part")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps({"done": done, "total": total}), encoding="utf-8")
+        aside.replace(path)
