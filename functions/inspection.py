@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
@@ -29,7 +30,9 @@ from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, 
 from .plan import Plan, check_disk, compute_tasks, cut_rows, disk_needed, make_plan, whole_slab
 from .preprocessing.normalization import transmission
 from .preprocessing.rotation_center import CenterResult, check_center_can_be_found, find_center
+from .quantification.metrics import working_bytes
 from .quantification.pictures import grey, png
+from .quantification.sidecar import quantification_settings
 from .reconstruction.engines import get_engine
 from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, write_json, written_aside
 from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
@@ -127,8 +130,25 @@ def check_scan(scan: Scan, request: Request) -> ScanQuality:
             f"objects.{name}={radius:g}: {scan.path.name} does not say how large a pixel is; set scan.pixel_size_um "
             "(1 to give radii in pixels)"
         )
-    _plan(scan, request, None)
+    plan = _plan(scan, request, None)
+    if request.runs("segment"):
+        _check_quantification(scan, request, plan.memory_bytes)
     return quality
+
+
+def _check_quantification(scan: Scan, request: Request, memory_bytes: int) -> None:
+    """Refuse a memory budget that does not hold what `Quantify` bins: how it is binned must not depend on the budget."""
+    _, rows, columns = scan.shape
+    needed = working_bytes((rows, columns, columns), quantification_settings(request.parameters)) * 4 // 3
+    if memory_bytes < needed:
+        fields = ", ".join(
+            f"quantification.{name}_maximum_voxels" for name in ("tortuosity", "tortuosity_factor", "thickness")
+        )
+        raise ParameterError(
+            f"memory: {memory_bytes / 2**20:.0f} MiB a worker do not hold the binned volume that Quantify measures; give at "
+            f"least {math.ceil(needed * request.execution.workers / 2**20)} MiB (--memory) or fewer workers (--workers), or "
+            f"lower {fields}"
+        )
 
 
 def voxel_size_of(scan: Scan, parameters: Parameters) -> list[float] | None:

@@ -85,7 +85,7 @@ class JoinedPieces:
 
 def join_pieces(
     pieces: Sequence[BlockPieces],
-    connectivity: Literal[6, 18, 26],
+    connectivity: int,
     *,
     method: Literal["watershed", "components"] = "watershed",
     markers: Literal["h_maxima", "maxima"] = "h_maxima",

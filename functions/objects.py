@@ -190,8 +190,7 @@ def object_blocks(shape: Sequence[int], settings: ObjectSettings, memory_bytes: 
 def scratch_bytes(shape: Sequence[int], settings: ObjectSettings) -> int:
     """Disk that the steps need for a volume while they work, at most.
 
-    Files are compressed, and take a third of this where objects are ten voxels across. A phase of single random voxels may
-    take half as much again.
+    Files are compressed: where objects are ten voxels across they take half of this, in a regular foam a tenth.
 
     Parameters
     ----------
@@ -203,7 +202,7 @@ def scratch_bytes(shape: Sequence[int], settings: ObjectSettings) -> int:
     int
         Without the labels, which are the caller's.
     """
-    halves_a_voxel = (6 if settings.method == "watershed" else 4) + settings.changes_phase
+    halves_a_voxel = (6 if settings.method == "watershed" else 3) + settings.changes_phase
     return halves_a_voxel * int(np.prod(shape, dtype=np.int64)) // 2 + _FILE_BYTES * -(-shape[0] // _MULTIPLES[0])
 
 

@@ -206,15 +206,15 @@ class QuantificationParameters(_Section):
 
     tortuosity: bool = Field(True, description="Whether the geodesic tortuosity of the phase is measured.")
     tortuosity_maximum_voxels: int = Field(
-        4_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the tortuosity."
+        64_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the tortuosity."
     )
     tortuosity_factor: bool = Field(True, description="Whether the diffusive tortuosity factor is measured.")
     tortuosity_factor_maximum_voxels: int = Field(
-        1_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the tortuosity factor."
+        64_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the tortuosity factor."
     )
     thickness: bool = Field(True, description="Whether the local thickness of the phase is measured.")
     thickness_maximum_voxels: int = Field(
-        4_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the local thickness."
+        32_000_000, ge=1000, le=10**9, description="Larger volumes are binned to this size for the local thickness."
     )
     intervals: bool = Field(
         True, description="Whether each metric gets intervals, from sub-volumes and from the uncertain voxels."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, ParameterError
 from ..objects import separate_objects
 from ..outofcore import blocks_within
+from . import diffusion, thickness, tortuosity
 from .additive import AdditiveSums, additive_sums
 from .box import DEFAULT_MAXIMUM_VOXELS
 from .box_metrics import box_metrics
@@ -148,6 +150,20 @@ class MetricsResult:
     notes: list[str] = field(default_factory=list)
 
 
+def working_bytes(shape: Sequence[int], settings: QuantificationSettings) -> int:
+    """Memory that `measure` takes beside its passes over a volume (z, y, x), for what it bins; at most.
+
+    The largest of what the binned metrics take, each after the other.
+    """
+    voxels = math.prod(shape)
+    wanted = (
+        (settings.thickness, settings.thickness_maximum_voxels, thickness.BYTES_PER_VOXEL),
+        (settings.tortuosity, settings.tortuosity_maximum_voxels, tortuosity.BYTES_PER_VOXEL),
+        (settings.tortuosity_factor, settings.tortuosity_factor_maximum_voxels, diffusion.SOLVER_BYTES_PER_VOXEL + 1),
+    )
+    return max((min(maximum, voxels) * size for is_wanted, maximum, size in wanted if is_wanted), default=0)
+
+
 def measure(
     phases: VolumeLike,
     objects: MeasuredObjects | None,
@@ -187,8 +203,8 @@ def measure(
     settings : QuantificationSettings
         What is measured.
     memory_bytes : int
-        Memory that the passes over the volume may take. What is binned (up to 20 bytes for each of the voxels that the
-        settings allow) and sums by sub-volume (some 10 MB for each phase) come on top.
+        Memory that the passes over the volume may take. What is binned (`working_bytes`) and sums by sub-volume (some
+        10 MB for each phase) come on top.
     progress : callable, optional
         Called with the part done.
     segmentation_sample : SegmentationSample, optional

@@ -76,7 +76,7 @@ def write_report(
     sidecar : dict
         Content of `labels.json`; a block that is missing or empty leaves out its part of the page.
     maps : dict of str to array, optional
-        "thickness_z": local thickness in the middle slice, (y, x) float32 in the sidecar's unit, 0 outside the phase.
+        "thickness_<unit>": local thickness in the middle slice, (y, x) float32 in the sidecar's unit, 0 outside the phase.
 
     Raises
     ------
@@ -431,7 +431,7 @@ def _phase_legend(metrics: Mapping[str, float]) -> str:
 
 
 def _thickness_map(sources: Sources, sidecar: Mapping[str, Any], maps: Mapping[str, NDArray[np.floating[Any]]]) -> str:
-    values = maps.get("thickness_z")
+    values = maps.get(f"thickness_{sidecar['voxel_unit']}")
     if values is None or not values.size:
         return ""
     high = float(np.max(values, initial=0, where=np.isfinite(values)))

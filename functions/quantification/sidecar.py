@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..objects import Contacts, ObjectTable
+from ..parameters import Parameters
 from ..rundir import write_json
 from ..slabs import Sources
 from .image_quality import ImageQuality, measure_image_quality
-from .metrics import GreyVolume, LengthUnit, MetricsResult, QuantificationSettings, measure
+from .metrics import GreyVolume, LengthUnit, MetricsResult, QuantificationSettings, measure, working_bytes
 from .metrics_schema import METRICS_FORMAT
 from .resolution import ShellCorrelation
 from .samples import half_data_correlation, segmentation_sample
@@ -86,12 +87,10 @@ def write_sidecar(
     return content, maps
 
 
-def _measured(
-    sources: Sources, unit: LengthUnit, image: ImageQuality, progress: Callable[[float], None] | None
-) -> MetricsResult:
-    wished = sources.parameters.quantification
-    phase = sources.parameters.objects.phase
-    settings = QuantificationSettings(
+def quantification_settings(parameters: Parameters) -> QuantificationSettings:
+    """What `metrics.measure` takes, from a user's parameters."""
+    wished, phase = parameters.quantification, parameters.objects.phase
+    return QuantificationSettings(
         phase=phase,
         connectivity=6 if phase == 1 else 26,
         tortuosity=wished.tortuosity,
@@ -102,6 +101,13 @@ def _measured(
         thickness_maximum_voxels=wished.thickness_maximum_voxels,
         intervals=wished.intervals,
     )
+
+
+def _measured(
+    sources: Sources, unit: LengthUnit, image: ImageQuality, progress: Callable[[float], None] | None
+) -> MetricsResult:
+    settings = quantification_settings(sources.parameters)
+    memory_bytes = sources.document["plan"]["worker_memory_bytes"] - working_bytes(sources.volume_shape, settings)
     separated = "separate_objects" not in sources.skipped
     with tempfile.TemporaryDirectory(prefix=".scratch-", suffix=".part", dir=sources.run.root) as scratch:
         noise = image.noise_sigma
@@ -113,9 +119,9 @@ def _measured(
             sources.voxel_size[0],
             unit,
             settings,
-            memory_bytes=sources.document["plan"]["worker_memory_bytes"],
+            memory_bytes=memory_bytes,
             segmentation_sample=segmentation_sample(sources, noise, Path(scratch))
-            if wished.intervals and noise is not None
+            if settings.intervals and noise is not None
             else None,
             progress=progress,
         )

@@ -297,15 +297,17 @@ def _mask_areas(
     """
     rows = block.shape[1]
     areas = np.zeros((block.shape[0] - 2 * weights.size - 1, rows + 1, tile_count), np.float64)
-    for band in prange((rows + _BAND_ROWS) // _BAND_ROWS):
-        _mask_band(block, np.int64(band), phase, weights, sharpening, size, column_tiles, edges, polygons, areas)
+    # Rows of cells start one before the volume.
+    first_rows = np.arange(-1, rows, _BAND_ROWS)
+    for band in prange(first_rows.size):
+        _mask_band(block, int(first_rows[band]), phase, weights, sharpening, size, column_tiles, edges, polygons, areas)
     return areas
 
 
 @njit(cache=True)
 def _mask_band(
     block: NDArray[np.uint8],
-    band: np.int64,
+    first: int,
     phase: np.uint8,
     weights: NDArray[np.float32],
     sharpening: float,
@@ -315,13 +317,12 @@ def _mask_band(
     polygons: NDArray[np.int8],
     areas: NDArray[np.float64],
 ) -> None:  # pragma: no cover - compiled
-    """Fill in the areas of a band of rows of cells."""
+    """Fill in the areas of a band of rows of cells, from the one behind voxel row `first` on."""
     reach = weights.size - 1
     window = 2 * reach + 1
     rows, columns = block.shape[1], block.shape[2]
     edge_weights = _edge_weights(columns, weights)
-    # Rows of cells start one before the volume and need the voxel rows on both sides, whose Laplacian one more.
-    first = band * _BAND_ROWS - 1
+    # Cells need the voxel rows on both sides, and those one more for their Laplacian.
     count = min(_BAND_ROWS, rows - first)
     signs = np.empty((window, count + 3, columns), np.float32)
     shares = np.empty((window, count + 3, columns), np.float32)
@@ -367,8 +368,10 @@ def _grey_areas(
     """Area in each row of `layers` layers of cells, (layers, rows + 1, tiles x); the first begins at slice `start`."""
     rows = grey.shape[1]
     areas = np.zeros((layers, rows + 1, tile_count), np.float64)
-    for band in prange((rows + _BAND_ROWS) // _BAND_ROWS):
-        _grey_band(grey, inside, np.int64(band), bounds, start, size, column_tiles, edges, polygons, areas)
+    # Rows of cells start one before the volume.
+    first_rows = np.arange(-1, rows, _BAND_ROWS)
+    for band in prange(first_rows.size):
+        _grey_band(grey, inside, int(first_rows[band]), bounds, start, size, column_tiles, edges, polygons, areas)
     return areas
 
 
@@ -376,7 +379,7 @@ def _grey_areas(
 def _grey_band(
     grey: NDArray[np.float32],
     inside: NDArray[np.uint8],
-    band: np.int64,
+    first: int,
     bounds: NDArray[np.float32],
     start: int,
     size: NDArray[np.float64],
@@ -385,11 +388,11 @@ def _grey_band(
     polygons: NDArray[np.int8],
     areas: NDArray[np.float64],
 ) -> None:  # pragma: no cover - compiled
-    """Fill in the areas of a band of rows of cells."""
+    """Fill in the areas of a band of rows of cells, from the one behind voxel row `first` on."""
     slices, rows, columns = grey.shape
-    first = band * _BAND_ROWS - 1
     count = min(_BAND_ROWS, rows - first)
-    unknown = np.float32(np.nan)
+    unknown, infinite = np.float32(np.nan), np.float32(np.inf)
+    low, high = bounds[0], bounds[1]
     field = np.empty((2, count + 1, columns + 2), np.float32)
     known = np.empty((2, count + 1, columns + 2), np.uint8)
     for i in range(areas.shape[0] + 1):
@@ -399,11 +402,13 @@ def _grey_band(
             values = field[i % 2, row]
             values[:] = unknown
             if 0 <= y < rows and 0 <= z < slices:
+                greys, mask = grey[z, y], inside[z, y]
                 for x in range(columns):
-                    value = grey[z, y, x]
-                    above = min(value - bounds[0], bounds[1] - value)
+                    value = greys[x]
+                    over, under = value - low, high - value
+                    above = over if over < under else under
                     # A value that is not finite is not known, like one outside the region.
-                    values[x + 1] = above if inside[z, y, x] != 0 and abs(value) < np.inf else unknown
+                    values[x + 1] = above if (mask[x] != 0) & (abs(value) < infinite) else unknown
             _compare(values, known[i % 2, row])
         if i > 0:
             _add_layer(field, known, i % 2, size, column_tiles, edges, polygons, areas[i - 1], first + 1)

@@ -21,6 +21,9 @@ _NEVER = 2**62
 _TOLERANCE_VOXELS = 1e-3
 # State of a voxel in the search.
 _CLOSED, _OPEN, _TO_VISIT, _SOURCE = 0, 1, 2, 3
+BYTES_PER_VOXEL = 14
+"""What `geodesic_tortuosity` holds at least of each voxel, the phase among it; with more memory it searches axes at once."""
+
 # The search along an axis holds distance, corner and state of each voxel and a copy of the box.
 _SEARCH_BYTES_PER_VOXEL = 11
 

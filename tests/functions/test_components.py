@@ -71,3 +71,13 @@ def test_a_spiral_through_all_blocks_is_one_component() -> None:
     labels = np.concatenate([keys[block] for keys, (block, _) in zip(joined.objects, found, strict=True)])
     assert np.array_equal(labels, reference(mask, 6))
     assert labels.max() == 2
+
+
+@pytest.mark.parametrize(("other", "reach"), [((1, 0, 0), 1), ((1, 1, 0), 2), ((1, 0, 1), 2), ((1, 1, 1), 3)])
+def test_single_voxels_are_joined_over_faces_edges_and_corners(other: tuple[int, int, int], reach: int) -> None:
+    mask = np.zeros((2, 2, 2), np.bool_)
+    mask[0, 0, 0] = mask[other] = True
+    for connectivity, rank in RANKS.items():
+        pieces = [find_components(mask[z : z + 1], connectivity)[1] for z in range(2)]
+        joined = join_pieces(pieces, connectivity, method="components")
+        assert joined.peaks.size - 1 == (1 if reach <= rank else 2)

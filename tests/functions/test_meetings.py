@@ -40,7 +40,7 @@ def random_labels(shape: tuple[int, int, int], count: int) -> tuple[NDArray[np.i
 
 @pytest.mark.parametrize("count", [5, 3000])
 def test_many_pairs_equal_sums_over_shifted_arrays(count: int) -> None:
-    labels, heights = random_labels((7, 1300, 12), count)  # more lines than are looked at at once
+    labels, heights = random_labels((3, 1400, 12), count)  # more lines than are looked at at once
     steps = [step for step in itertools.product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]
     truth = reference(labels, heights, steps)
     found = find_meetings(labels, heights, 26)

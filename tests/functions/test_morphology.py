@@ -58,7 +58,7 @@ def changed(
     for step in steps:
         erode(kinds, step, walls, unit_length, told.append)
     assert sum(told) == SWEEPS_AN_EROSION * len(steps) * len(phases)
-    return kinds[0 : len(phases)]
+    return np.asarray(kinds[0 : len(phases)])
 
 
 def ball(radius: float, voxel_size: tuple[float, ...]) -> NDArray[np.bool_]:
@@ -137,7 +137,7 @@ def filled(
     told: list[int] = []
     fill_holes(kinds, connectivity, folder / "holes", told.append)
     assert sum(told) == SWEEPS_OF_FILLING * len(phases)
-    return kinds[0 : len(phases)]
+    return np.asarray(kinds[0 : len(phases)])
 
 
 def filled_truth(phases: NDArray[np.uint8], phase: int, connectivity: int) -> NDArray[np.bool_]:

@@ -77,7 +77,7 @@ def separate(
 def assert_equal(one: Separated, other: Separated) -> None:
     assert np.array_equal(one.labels, other.labels)
     for a, b in ((one.table, other.table), (one.contacts, other.contacts)):
-        for field in fields(a):  # type: ignore[arg-type]
+        for field in fields(a):
             assert np.array_equal(getattr(a, field.name), getattr(b, field.name)), field.name
 
 
@@ -110,9 +110,8 @@ def reference_basins(
     phase: int,
     how: ObjectSettings,
     weights: tuple[int, int, int] = (1, 1, 1),
-    prominence: float | None = None,
+    prominence: float = 0.5,
 ) -> Basins:
-    prominence = how.prominence_voxels if prominence is None else prominence
     mask, walls = phases == phase, (phases != phase) & (phases != 0)
     squared = (
         np.rint(ndimage.distance_transform_edt(~walls, sampling=np.sqrt(weights)) ** 2).astype(np.int64) * mask
@@ -219,7 +218,7 @@ cuts = st.lists(st.integers(1, 20), max_size=6).map(tuple)
         marker_radius_voxels=st.integers(1, 3),
         min_voxels=st.sampled_from([1, 3]),
     ),
-    spacing=st.sampled_from([1.0, 2.0]),
+    weights=st.sampled_from([(1, 1, 1), (4, 1, 1), (3, 2, 2)]),
     cuts=cuts,
 )
 def test_watershed_equals_brute_force_wherever_it_is_cut(
@@ -229,21 +228,24 @@ def test_watershed_equals_brute_force_wherever_it_is_cut(
     smoothness: float,
     outside: bool,
     how: ObjectSettings,
-    spacing: float,
+    weights: tuple[int, int, int],
     cuts: tuple[int, ...],
 ) -> None:
     phases = random_phases(seed, shape, smoothness, outside)
+    unit_length = 0.5 / np.sqrt(weights[1])
+    spacing = float(np.sqrt(weights[0] / weights[1]))
     voxel_size = (0.5 * spacing, 0.5, 0.5)
     found = separate(phases, 1, how, tmp_path_factory.mktemp("work"), cuts=cuts, voxel_size=voxel_size)
-    truth = reference_basins(phases, 1, how, (int(spacing) ** 2, 1, 1))
+    # The prominence is in shortest edges.
+    truth = reference_basins(phases, 1, how, weights, how.prominence_voxels * 0.5 / unit_length)
     assert np.array_equal(found.labels, truth.labels)
     walls = (phases == 2).any()
-    radii = [0.5 * np.sqrt(peak) if walls else 0 for peak in truth.peaks.values()]
+    radii = [unit_length * np.sqrt(peak) if walls else 0 for peak in truth.peaks.values()]
     assert found.table.inscribed_radius.tolist() == pytest.approx(radii)
     contacts = found.contacts
     pairs = list(zip(contacts.first.tolist(), contacts.second.tolist(), strict=True))
     assert pairs == sorted(truth.saddles)
-    throats = [0.5 * np.sqrt(truth.saddles[pair]) if walls else 0 for pair in pairs]
+    throats = [unit_length * np.sqrt(truth.saddles[pair]) if walls else 0 for pair in pairs]
     assert contacts.throat_radius.tolist() == pytest.approx(throats)
     face_areas = (0.25, 0.25 * spacing, 0.25 * spacing)
     projections = [
@@ -302,7 +304,7 @@ def test_larger_volume_is_the_same_wherever_it_is_cut(tmp_path: Path, how: Objec
     phases = random_phases(5, (26, 60, 50), 1.5, outside=True)
     whole = separate(phases, 1, how, tmp_path)
     assert len(whole.table) > 5
-    for cuts in (tuple(range(0, 26, 2)), (1, 9, 10, 25), (16,)):
+    for cuts in (tuple(range(0, 26, 4)), (1, 9, 10, 25)):
         assert_equal(separate(phases, 1, how, tmp_path, cuts=cuts), whole)
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
@@ -634,7 +636,7 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
     phases = np.ones((4, 50, 50), np.uint8)
     common: dict[str, Any] = {"scratch": tmp_path, "write": lambda start, block: None}
     with pytest.raises(ParameterError, match="phase is 0"):
-        separate_objects(phases, 0, ObjectSettings(), memory_bytes=2**20, **common)
+        separate_objects(phases, 0, ObjectSettings(), memory_bytes=2**23, **common)
     with pytest.raises(ParameterError, match="give at least"):
         separate_objects(phases, 1, ObjectSettings(), memory_bytes=1000, **common)
     with pytest.raises(InputError, match="three axes"):
@@ -661,7 +663,7 @@ def test_blocks_are_whole_chunks_where_memory_allows() -> None:
 @pytest.mark.parametrize(
     "how", [ObjectSettings(), ObjectSettings("components"), ObjectSettings("components", fill_holes=True)]
 )
-@pytest.mark.parametrize("smoothness", [0.7, 2.0])
+@pytest.mark.parametrize("smoothness", [0.0, 2.0])
 def test_scratch_is_at_most_what_was_announced(tmp_path: Path, how: ObjectSettings, smoothness: float) -> None:
     phases = random_phases(1, (70, 80, 90), smoothness, outside=False)
     separate(phases, 1, how, tmp_path, cuts=(32, 64))

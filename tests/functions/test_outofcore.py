@@ -1,26 +1,11 @@
-"""Blocks of a volume, and volumes on scratch disk."""
+"""Blocks of a volume within a memory budget."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from tomopipe.functions.errors import ParameterError
-from tomopipe.functions.outofcore import ScratchVolume, blocks_within
-
-
-def test_scratch_volume_reads_what_was_written_and_zeros_elsewhere(tmp_path: Path) -> None:
-    block = np.arange(24, dtype=np.int32).reshape(2, 3, 4)
-    with ScratchVolume(tmp_path / "volume.raw", (5, 3, 4), np.int32) as volume:
-        volume.write(2, block)
-        assert np.array_equal(volume[2:4], block)
-        assert np.array_equal(volume[0:9][:2], np.zeros((2, 3, 4)))
-        with pytest.raises(ValueError, match="does not fit"):
-            volume.write(0, block.astype(np.int64))
-        with pytest.raises(ValueError, match="steps of 1"):
-            volume[::2]
+from tomopipe.functions.outofcore import blocks_within
 
 
 def test_blocks_fill_the_budget_and_no_more() -> None:

@@ -170,7 +170,7 @@ def thickness() -> dict[str, np.ndarray]:
     values = np.zeros(SHAPE[1:], np.float32)
     values[5:9, 5:9] = 4
     values[12, 12] = np.nan
-    return {"thickness_z": values}
+    return {"thickness_um": values}
 
 
 class Page(HTMLParser):
@@ -364,7 +364,7 @@ def test_nothing_measured_in_what_was_looked_at(tmp_path: Path) -> None:
     }
     profiles = {"z_um": [1.0], "phase_fraction_percent_1": [0.0]}
     sidecar = make_sidecar(histograms=histograms, profiles=profiles)
-    _, page = write(sources, sidecar, maps={"thickness_z": np.zeros(SHAPE[1:], np.float32)})
+    _, page = write(sources, sidecar, maps={"thickness_um": np.zeros(SHAPE[1:], np.float32)})
     assert set(page.data["charts"]) == {
         "thickness", "profile_z", "representative_volume", "fourier_correlation", "rotation_center",
     }  # fmt: skip

@@ -249,6 +249,15 @@ def test_area_is_the_same_in_every_orientation():
         assert interface_area(np.ascontiguousarray(turned), 1, PLENTY) == pytest.approx(area, rel=1e-5)
 
 
+def test_area_does_not_depend_on_where_the_outline_lies():
+    # Along y the volume is worked through in bands of rows; one of them sees the outline but no face of the volume.
+    phases = blobs((16, 110, 22), seed=9)
+    _, y, x = np.indices(phases.shape)
+    phases[(y - 47) ** 2 + (x - 12) ** 2 < 60] = 0
+    turned = np.ascontiguousarray(phases.transpose(0, 2, 1))
+    assert interface_area(phases, 1, PLENTY) == pytest.approx(interface_area(turned, 1, PLENTY), rel=1e-5)
+
+
 def test_only_the_chosen_phase_counts():
     z, y, x = axes(40)
     phases = np.full(z.shape, 3, np.uint8)

@@ -7,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from tomopipe.functions.distance import distance_weights
 from tomopipe.functions.errors import InputError
 from tomopipe.functions.quantification.thickness import local_thickness, thickness_statistics
 
 
 def thickness_by_search(open_voxels, region, voxel_size):
     """The definition, sphere by sphere."""
+    weights, unit_length = distance_weights(voxel_size)
+    voxel_size = unit_length * np.sqrt(np.array(weights, float))
     position = np.argwhere(np.ones(open_voxels.shape, bool)) * np.array(voxel_size)
     is_open, walls = open_voxels.ravel(), (region & ~open_voxels).ravel()
     thickness = np.zeros(is_open.size)

@@ -79,8 +79,12 @@ def test_inclined_channel_of_one_way(degrees):
 @pytest.mark.parametrize("edge_z", [0.5, 2.0])
 @pytest.mark.parametrize("degrees", [20, 45])
 def test_inclined_channel_of_anisotropic_voxels(degrees, edge_z):
-    found = tortuosity_of(slot(degrees, edge_z=edge_z), (3 * edge_z, 3.0, 3.0))["z"]
+    channel, edges = slot(degrees, edge_z=edge_z), np.array([3 * edge_z, 3.0, 10.0])
+    found = tortuosity_of(channel, tuple(edges))["z"]
     assert found.mean == pytest.approx(1 / np.cos(np.radians(degrees)), rel=0.01)
+    for order in ((2, 1, 0), (1, 0, 2), (1, 2, 0)):
+        turned = tortuosity_of(np.ascontiguousarray(channel.transpose(order)), tuple(edges[list(order)]))
+        assert turned["zyx"[order.index(0)]].mean == pytest.approx(found.mean, rel=1e-3)
 
 
 def test_edges_are_those_of_the_voxels_not_of_the_cubes():
