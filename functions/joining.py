@@ -89,7 +89,7 @@ def join_pieces(
     *,
     method: Literal["watershed", "components"] = "watershed",
     markers: Literal["h_maxima", "maxima"] = "h_maxima",
-    prominence: float = 0.5,
+    prominence: float = 0.4,
 ) -> JoinedPieces:
     """Join the pieces of all blocks into objects.
 

@@ -115,7 +115,7 @@ class ObjectSettings:
     fill_holes: bool = False
     min_voxels: int = 1
     markers: Literal["h_maxima", "maxima"] = "h_maxima"
-    prominence_voxels: float = 0.5
+    prominence_voxels: float = 0.4
     marker_radius_voxels: int = 1
 
     def __post_init__(self) -> None:

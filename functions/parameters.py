@@ -185,7 +185,7 @@ class ObjectParameters(_Section):
         "(prominence_px), or being the highest within a cube (marker_radius_px).",
     )
     prominence_px: float = Field(
-        0.5,
+        0.4,
         ge=0,
         le=50,
         description="h_maxima: distance maxima that rise less than this above their saddle are one object.",

@@ -85,3 +85,4 @@ def assert_same_result(run: RunDirectory, other: RunDirectory) -> None:
         assert np.array_equal(array, second[name]), f"{name} differs"
     assert run.metrics.read_bytes() == other.metrics.read_bytes()
     assert run.objects_table.read_bytes() == other.objects_table.read_bytes()
+    assert run.contacts_table.read_bytes() == other.contacts_table.read_bytes()

@@ -113,6 +113,7 @@ def test_bad_scan(good: Path, tmp_path: Path, damage: Break, words: list[str]) -
         (["--scan-id", "a/b"], ["a/b"]),
         (["--memory", "lots"], ["--memory lots"]),
         (["--workers", "0"], ["workers=0"]),
+        (["--set", "objects.opening_radius_um=3"], ["objects.opening_radius_um=3", "scan.pixel_size_um"]),
         (["--parameters", "/nonexistent.yaml"], ["/nonexistent.yaml"]),
         (["--output", "/proc/nowhere"], ["/proc"]),
         (["--output", "/dev/null/x"], ["/dev/null"]),

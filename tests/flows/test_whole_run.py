@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -11,11 +12,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import h5py
+import jsonschema
 import numpy as np
 import pytest
 from runs import Pipeline, arrays, assert_same_result
 
-from tomopipe.functions.rundir import RunDirectory
+from tomopipe.functions.object_tasks import find_objects_task, prepare_objects_task
+from tomopipe.functions.rundir import RunDirectory, write_json
 from tomopipe.functions.simulation import SimulationSettings, simulate_scan
 from tomopipe.functions.simulation.comparison import compare_with_truth
 
@@ -53,7 +56,7 @@ def test_run_directory_is_as_documented(finished: RunDirectory) -> None:
     names = {path.name for path in finished.root.iterdir()}
     assert {
         "run.json", "projections", "projections.h5", "reconstruction.zarr", "denoised.zarr", "phases", "labels.h5",
-        "labels.json", "objects.csv", "report.html", "previews", "receipts", "sample.h5",
+        "labels.json", "objects.csv", "contacts.csv", "report.html", "previews", "receipts", "sample.h5",
     } == names  # fmt: skip
     receipts = sorted(path.name for path in (finished.root / "receipts" / "reconstruct").iterdir())
     assert receipts == ["000000-000016.json", "000016-000032.json", "000032-000040.json"]
@@ -89,6 +92,90 @@ def test_metrics_hold_no_nan_and_name_their_units(finished: RunDirectory) -> Non
     assert sidecar["metrics"]["porosity_percent"] > 0
     assert all(isinstance(value, float) for value in sidecar["metrics"].values())
     assert None not in sidecar["quality"].values()
+
+
+def test_metrics_are_what_the_published_schema_says(finished: RunDirectory) -> None:
+    schema = json.loads((Path(__file__).parents[2] / "docs/reference/tomopipe-metrics-2.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    sidecar = json.loads(finished.metrics.read_text())
+    validator.validate(sidecar)
+    # It is strict: another name, a NaN's stand-in, an interval of one end.
+    for block, name, value in (
+        ("metrics", "porosity", 1.0),
+        ("metrics", "porosity_percent", None),
+        ("intervals", "porosity_percent", {"subvolumes": [1.0]}),
+        ("quality", "warnings", "none"),
+    ):
+        broken = {**sidecar, block: {**sidecar[block], name: value}}
+        assert not validator.is_valid(broken), (block, name)
+
+
+def test_metrics_carry_what_makes_them_trusted(finished: RunDirectory) -> None:
+    sidecar = json.loads(finished.metrics.read_text())
+    metrics, intervals = sidecar["metrics"], sidecar["intervals"]
+    for name in ("porosity_percent", "specific_surface_per_um", "thickness_mean_um", "equivalent_diameter_mean_um"):
+        for low, high in intervals[name].values():
+            assert low <= metrics[name] <= high, name
+    assert {"subvolumes", "segmentation"} == set(intervals["porosity_percent"])
+    assert metrics["porosity_open_percent"] + metrics["porosity_closed_percent"] == pytest.approx(
+        metrics["porosity_percent"]
+    )
+    assert metrics["betti_number_0"] - metrics["betti_number_1"] + metrics["betti_number_2"] == metrics["euler_number"]
+    assert sidecar["voxel_size"] == [3.0, 3.0, 3.0]
+    assert len(sidecar["profiles"]["z_um"]) == 40
+    assert sidecar["quality"]["resolution_um"] >= 6.0
+    assert {"ring_level_per_cm", "uncertain_percent", "clipped_fraction"} <= set(sidecar["quality"])
+
+
+def test_tables_of_objects_agree_with_the_labels(finished: RunDirectory) -> None:
+    labels = arrays(finished)["objects"]
+    with finished.objects_table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["voxels"]) for row in rows] == np.bincount(labels.ravel())[1:].tolist()
+    receipt = json.loads(finished.receipt_path("separate_objects", 0, 40).read_text())
+    assert receipt["objects"] == len(rows)
+    assert set(receipt["step_seconds"]) == {"prepare_objects", "find_objects", "join_objects", "label_objects"}
+    assert not finished.objects_work.exists()
+
+
+@pytest.mark.slow
+def test_objects_resume_where_they_were_killed_and_start_anew_where_cut_otherwise(
+    finished: RunDirectory, scan: Path, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    results = shutil.copytree(finished.root.parents[1], tmp_path / "results")
+    run = RunDirectory(results / finished.root.parent.name / finished.root.name)
+    digest = run.read_run()["stages"]["separate_objects"]["digest"]
+    for left_over in ("half done", "cut otherwise"):
+        run.receipt_path("separate_objects", 0, 40).unlink()
+        run.receipt_path("quantify", 0, 40).unlink()
+        for path in (run.labels, run.objects_table, run.contacts_table, run.metrics):
+            path.unlink()
+        prepare_objects_task(str(run.root), {})
+        if left_over == "half done":
+            find_objects_task(str(run.root), 0, 40)
+        else:
+            work = RunDirectory(run.objects_work)
+            write_json(work.root / "blocks.json", {"digest": digest, "blocks": [[0, 24], [24, 40]]})
+            for step in ("prepare_objects", "join_objects"):
+                work.write_receipt(step, 0, 40, {"digest": digest})
+        assert pipeline.run(scan, results, "--slab", 16) == run
+        assert_same_result(finished, run)
+        assert not run.objects_work.exists()
+
+
+def test_runs_are_compared(finished: RunDirectory, scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    options = ("--set", "segmentation.method=fixed", "--set", "segmentation.thresholds=[20.0]")
+    other = pipeline.run(scan, finished.root.parents[1], *options)
+    page = tmp_path / "comparison.html"
+    done = pipeline("compare", finished.root, other.root, "--html", page, "--json")
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(done.stdout)
+    assert compared["parameters"]["segmentation.thresholds"] == [None, [20.0]]
+    assert set(compared["parameters"]) >= {"segmentation.method", "resolved.thresholds"}
+    first, second = (json.loads(run.metrics.read_text())["metrics"]["porosity_percent"] for run in (finished, other))
+    assert compared["metrics"]["porosity_percent"]["values"] == [first, second]
+    assert page.read_text().count("data:image/png") >= 8
+    assert pipeline("compare", finished.root, "no such run").returncode == 2
 
 
 def test_the_store_knows_the_run(finished: RunDirectory, pipeline: Pipeline) -> None:

@@ -152,7 +152,7 @@ def test_distances_of_blocks_with_context_lead_to_the_same_objects(size: int) ->
         low = max(0, start - 1)
         squared = block_squared_distances(kinds[low : stop + 1], low, below, above)
         found.append(find_basins(squared, start - low, stop - start, 6))
-    joined = join_pieces([pieces for _, pieces in found], 6)
+    joined = join_pieces([pieces for _, pieces in found], 6, prominence=0.5)
     labels = np.concatenate([keys[block] for keys, (block, _) in zip(joined.objects, found, strict=True)])
     assert np.array_equal(labels, whole)
 
