@@ -53,6 +53,9 @@ def search_document(sources: Sources, sidecar: dict[str, Any]) -> dict[str, Any]
         "intervals": _interval_ends(sidecar),
         "quality": {name: float(value) for name, value in sidecar["quality"].items() if isinstance(value, int | float)},
         "warnings": " ".join(sidecar["quality"]["warnings"]),
+        # Relative to the run directory, which is the entry's subject.
+        "report": sources.run.report.name,
+        "previews": [f"previews/{path.name}" for path in sorted(sources.run.previews.glob("*.png"))],
         "software": f"tomopipe {document['software']['tomopipe']}",
     }
 

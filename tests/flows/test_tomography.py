@@ -117,7 +117,7 @@ class Providers:
         if task["function_id"] == IDS["inspect"]:
             return self.planned
         if task["function_id"] == IDS["quantify"]:
-            return {"document": {"format": DOCUMENT_FORMAT, "status": "succeeded", "text": "x" * 4000}}
+            return {"document": {"format": DOCUMENT_FORMAT, "status": "succeeded", "text": "x" * 8000}}
         kwargs = task["kwargs"]
         if task["function_id"] == IDS["prepare_objects"]:
             return {"tasks": {state: object_tasks(kwargs["run"], state) for state in OBJECT_STEPS[1::2]}}

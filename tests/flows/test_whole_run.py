@@ -324,6 +324,15 @@ def test_the_search_document_is_small(finished: RunDirectory) -> None:
     assert len(json.dumps(receipt["result"])) < 16_000
 
 
+def test_the_search_document_leads_to_report_and_pictures(finished: RunDirectory) -> None:
+    (receipt,) = finished.receipts("quantify")
+    document = receipt["result"]["document"]
+    assert "previews/objects_xy.png" in document["previews"]
+    assert all((finished.root / name).is_file() for name in [document["report"], *document["previews"]])
+    low, high = (document["intervals"][f"porosity_percent_{end}"] for end in ("low", "high"))
+    assert low <= document["metrics"]["porosity_percent"] <= high
+
+
 def test_dry_run_starts_nothing(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     done = pipeline("run", scan, "--output", tmp_path / "new", "--dry-run", "--json")
     plan = json.loads(done.stdout)
