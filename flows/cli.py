@@ -337,11 +337,14 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show what changed between runs: parameters in which they differ, and their metrics."""
-    from .compare import change_percent, compare_runs, load_run, shown, write_html
+    from .compare import change_percent, change_text, compare_runs, load_run, shown, write_html
 
     comparison = compare_runs([load_run(_run_directory(name)) for name in names])
     if page is not None:
-        write_html(comparison, page)
+        try:
+            write_html(comparison, page)
+        except OSError as error:
+            raise InputError(f"--html {page}: cannot be written: {error.strerror}; give another path") from error
     if as_json:
         print(json.dumps(comparison.as_json(), indent=2))
         return
@@ -350,19 +353,19 @@ def compare(
         table = Table("parameter", *titles, box=None)
         for name, values in comparison.parameters.items():
             table.add_row(name, *(shown(value) for value in values))
-        _out.print(table)
+        _print_whole(table)
     else:
-        print("the runs were made with the same parameters")
+        print("the same scan and the same parameters")
     print()
     table = Table("metric", *titles, box=None)
     for name, numbers in comparison.metrics.items():
         changes = change_percent(numbers)
         cells = [
-            "-" if number is None else f"{number:.5g}" + (f" ({change:+.2f} %)" if change else "")
+            "-" if number is None else f"{number:.5g}{change_text(numbers[0], number, change)}"
             for number, change in zip(numbers, changes, strict=True)
         ]
         table.add_row(name, *cells)
-    _out.print(table)
+    _print_whole(table)
     if page is not None:
         print(page)
 
@@ -507,9 +510,15 @@ def _print_metrics(sidecar: dict[str, Any]) -> None:
     for name, value in sidecar["metrics"].items():
         low_high = sidecar["intervals"].get(name, {}).get("subvolumes")
         table.add_row(name, f"{value:.6g}", f"{low_high[0]:.4g} to {low_high[1]:.4g}" if low_high else "")
-    _out.print(table)
+    _print_whole(table)
     for warning in sidecar["quality"]["warnings"]:
         print(f"warning: {warning}")
+
+
+def _print_whole(table: Table) -> None:
+    """Print a table at the width of its content: metrics' names that are cut to a terminal's width look alike."""
+    width = Console(width=10_000).measure(table).maximum
+    Console(highlight=False, width=max(_out.width, width), soft_wrap=True).print(table)
 
 
 def _print_beside_truth(directory: RunDirectory, truth: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ COMPARISON_FORMAT = "tomopipe-comparison/1"
 
 # What differs by nature between two runs, and says nothing about why their numbers do.
 _NOT_COMPARED = ("notes", "sample_rows")
+_RUN_BLOCKS = ("scan_id", "recipe_id", "resolved", "request", "scan", "software")
+_METRICS_BLOCKS = ("metrics", "intervals", "quality")
 _PICTURES = ("reconstruction_xy", "denoised_xy", "phases_xy", "objects_xy", "thickness", "sizes")
 
 
@@ -105,11 +107,16 @@ def load_run(root: Path) -> ComparedRun:
         raise InputError(f"{run.metrics}: cannot be read ({error.strerror}); let the run finish first") from error
     except ValueError as error:
         raise InputError(f"{run.metrics}: is not JSON; delete it and run the scan again") from error
-    if sidecar.get("format") != METRICS_FORMAT:
+    found = sidecar.get("format") if isinstance(sidecar, dict) else None
+    if found != METRICS_FORMAT:
         raise InputError(
-            f"{run.metrics}: format is {sidecar.get('format')!r}, this tomopipe compares {METRICS_FORMAT!r}; "
+            f"{run.metrics}: format is {found!r}, this tomopipe compares {METRICS_FORMAT!r}; "
             "run the scan again with this version"
         )
+    missing = [name for name in _RUN_BLOCKS if name not in document]
+    missing += [name for name in _METRICS_BLOCKS if name not in sidecar]
+    if missing:
+        raise InputError(f"{root}: has no {', '.join(missing)}; run the scan again with this version")
     return ComparedRun(root, document, sidecar)
 
 
@@ -149,6 +156,14 @@ def change_percent(values: Sequence[float | None]) -> list[float | None]:
     return [
         None if first is None or value is None or first == 0 else 100 * (value - first) / abs(first) for value in values
     ]
+
+
+def change_text(first: float | None, value: float | None, change: float | None) -> str:
+    """A change for a person: in percent, or that there is one where percent say nothing; "" for none."""
+    if change:
+        return f" ({change:+.2f} %)"
+    changed_from_zero = change is None and first is not None and value is not None and value != first
+    return " (changed)" if changed_from_zero else ""
 
 
 def write_html(comparison: Comparison, path: Path) -> None:
@@ -198,7 +213,7 @@ img{width:100%;border-radius:4px;display:block;background:#000}code{font-size:13
 
 def _parameter_table(comparison: Comparison, head: str) -> str:
     if not comparison.parameters:
-        return "<p>Nothing: the runs differ in their scans alone.</p>"
+        return "<p>Nothing: the same scan and the same parameters.</p>"
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td>"
         + "".join(f"<td class=n><code>{html.escape(shown(value))}</code></td>" for value in values)
@@ -217,9 +232,13 @@ def _metric_table(
         title = html.escape(described.definition, quote=True)
         cells = []
         for value, change, found in zip(values, change_percent(values), intervals, strict=True):
-            interval = found.get(name, {}).get("subvolumes")
-            ends = f"<small>{interval[0]:.4g} to {interval[1]:.4g}</small>" if interval else ""
-            moved = f"<small class=changed>{change:+.2f} %</small>" if change else ""
+            ends = "".join(
+                f"<small>{label}: {found[name][kind][0]:.4g} to {found[name][kind][1]:.4g}</small>"
+                for kind, label in (("subvolumes", "95 %"), ("segmentation", "thresholds"))
+                if kind in found.get(name, {})
+            )
+            text = change_text(values[0], value, change).strip(" ()")
+            moved = f"<small class=changed>{text}</small>" if text else ""
             cells.append(f"<td class=n>{'–' if value is None else f'{value:.5g}'}{moved}{ends}</td>")
         suffix = f" / {html.escape(described.unit)}" if described.unit else ""
         rows.append(f'<tr><td title="{title}">{html.escape(described.label)}{suffix}</td>{"".join(cells)}</tr>')
@@ -269,7 +288,10 @@ def _choices(document: Mapping[str, Any]) -> dict[str, Any]:
         **document["request"]["parameters"],
         "skip": document["request"]["skip"],
         "resolved": resolved,
-        "scan": {**document["request"]["parameters"]["scan"], "checksum": document["scan"]["checksum"]},
+        "scan": {
+            **document["request"]["parameters"]["scan"],
+            "checksum": document["scan"]["checksum"].removeprefix("sha256:")[:12],
+        },
         "software": document["software"],
     }
     return dict(_flat(chosen))

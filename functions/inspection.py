@@ -131,6 +131,7 @@ def check_scan(scan: Scan, request: Request) -> ScanQuality:
             "(1 to give radii in pixels)"
         )
     plan = _plan(scan, request, None)
+    _object_blocks(scan, request, plan.memory_bytes)
     if request.runs("segment"):
         _check_quantification(scan, request, plan.memory_bytes)
     return quality
@@ -184,7 +185,10 @@ def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int 
     quality = check_scan(scan, request)
     kept = [stage for stage in STAGES if request.runs(stage) and stage not in _on_the_fly(request)]
     # What lies there already may be a part of this run: only Inspect knows which recipe it is.
-    needed = max(0, disk_needed(scan.shape, kept) - folder_bytes(scan_folder)) + raw_bytes
+    needed = (
+        max(0, disk_needed(scan.shape, kept, object_settings(request.parameters.objects)) - folder_bytes(scan_folder))
+        + raw_bytes
+    )
     check_disk(scan_folder, needed)
     plan = _plan(scan, request, None)
     angles, rows, columns = scan.shape
@@ -242,7 +246,10 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
         stages = stage_entries(run, digests, _on_the_fly(request), (rows, columns, columns), plan.slab_rows)
         check_start(request.start_from, request.skip, stages)
         left = [stage for stage in STAGES if stages[stage]["needed"]]
-        check_disk(run.root, disk_needed(scan.shape, left) - folder_bytes(run.root))
+        check_disk(
+            run.root,
+            disk_needed(scan.shape, left, object_settings(request.parameters.objects)) - folder_bytes(run.root),
+        )
         document = _document(run, scan, quality, request, plan)
         document["scan"].update(path=os.path.relpath(scan_path, run.root), checksum=checksum)
         document.update(resolved=resolved, stages=stages)
@@ -317,7 +324,7 @@ def _document(run: RunDirectory, scan: Scan, quality: ScanQuality, request: Requ
             "slab_rows": plan.slab_rows,
             "task_rows": plan.task_rows,
             "worker_memory_bytes": plan.memory_bytes,
-            "object_blocks": [list(block) for block in _object_blocks(scan, request, plan.memory_bytes)],
+            "object_blocks": _kept_blocks(run, _object_blocks(scan, request, plan.memory_bytes)),
             "notes": _plan_notes(request, plan),
         },
         "software": software(),
@@ -366,7 +373,25 @@ def _object_blocks(scan: Scan, request: Request, memory_bytes: int) -> list[tupl
         return []
     _, rows, columns = scan.shape
     settings = object_settings(request.parameters.objects)
-    return object_blocks((rows, columns, columns), settings, memory_bytes)
+    try:
+        return object_blocks((rows, columns, columns), settings, memory_bytes)
+    except ParameterError as error:
+        raise ParameterError(
+            f"{error} a worker for the separation of objects (--memory, for all workers together), take fewer workers "
+            "(--workers), or leave it out (--skip separate_objects)"
+        ) from error
+
+
+def _kept_blocks(run: RunDirectory, fitting: list[tuple[int, int]]) -> list[list[int]]:
+    """The blocks of an earlier start of this run where they still fit the memory, so that what is done of them counts."""
+    made = run.read_run()["plan"].get("object_blocks") if run.run_json.is_file() else None
+    if made and fitting and _deepest(made) <= _deepest(fitting):
+        return [list(block) for block in made]
+    return [list(block) for block in fitting]
+
+
+def _deepest(blocks: Sequence[Sequence[int]]) -> int:
+    return max(stop - start for start, stop in blocks)
 
 
 def _made_slab_rows(run: RunDirectory) -> int | None:

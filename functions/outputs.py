@@ -6,7 +6,7 @@ Everything rests on receipts and digests; making the outputs is left to `tasks`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def stage_entries(
             continue
         slabs = _receipted_slabs(stage, volume_shape[0], slab_rows)
         layout = SliceLayout(volume_shape, slab_rows)
-        _discard_receipts_of_lost_outputs(run, stage, slabs, layout)
+        _discard_receipts_of_lost_outputs(run, stage, slabs, layout, digests)
         done = [run.is_done(stage, *slab, digests[stage]) for slab in slabs]
         earlier = None if any(done) or stage == "quantify" else _earlier_output(run, stage, digests[stage])
         if earlier is not None:
@@ -106,8 +106,9 @@ def is_complete(run: RunDirectory, document: Mapping[str, Any], stage: Stage) ->
     entry = document["stages"][stage]
     _, rows, columns = document["scan"]["shape"]
     layout = SliceLayout((rows, columns, columns), entry["slab_rows"])
+    wanted = [name for name in STAGES if document["stages"][name]["digest"] is not None]
     return all(
-        run.is_done(stage, *slab, entry["digest"]) and _is_there(run, stage, slab, layout)
+        run.is_done(stage, *slab, entry["digest"]) and _is_there(run, stage, slab, layout, wanted)
         for slab in stage_slabs(document, stage)
     )
 
@@ -117,17 +118,25 @@ def _receipted_slabs(stage: Stage, rows: int, slab_rows: int) -> list[tuple[int,
 
 
 def _discard_receipts_of_lost_outputs(
-    run: RunDirectory, stage: Stage, slabs: list[tuple[int, int]], layout: SliceLayout
+    run: RunDirectory, stage: Stage, slabs: list[tuple[int, int]], layout: SliceLayout, wanted: Collection[Stage]
 ) -> None:
     """Take back receipts whose files somebody has deleted, so that they are made again instead of read as empty."""
     for slab in slabs:
-        if not _is_there(run, stage, slab, layout):
+        if not _is_there(run, stage, slab, layout, wanted):
             run.receipt_path(stage, *slab).unlink(missing_ok=True)
 
 
-def _is_there(run: RunDirectory, stage: Stage, slab: tuple[int, int], layout: SliceLayout) -> bool:
-    """Whether the files that a slab's receipt stands for exist."""
-    outputs = [run.root / name for name in _OUTPUTS[stage]]
+def _is_there(
+    run: RunDirectory, stage: Stage, slab: tuple[int, int], layout: SliceLayout, wanted: Collection[Stage]
+) -> bool:
+    """Whether the files that a slab's receipt stands for exist; `wanted` are the stages that the run is to do."""
+    names = _OUTPUTS[stage]
+    if stage == "quantify":
+        # It has them there where no stage of this run does: alone, or from another recipe.
+        names += ("labels.h5",) * ("segment" in wanted) + ("objects.csv", "contacts.csv") * (
+            "separate_objects" in wanted
+        )
+    outputs = [run.root / name for name in names]
     if stage in ("preprocess", "segment"):
         files = [outputs[0] / f"{slab_name(*slab)}.h5"]
     elif stage in ("reconstruct", "denoise"):

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from .errors import ParameterError
+from .objects import ObjectSettings, scratch_bytes
 from .parameters import Execution, Stage
 from .volume import SLAB_MULTIPLE
 
@@ -110,7 +111,7 @@ def worker_memory(execution: Execution) -> int:
     return total // execution.workers
 
 
-def disk_needed(shape: tuple[int, int, int], stages: Iterable[Stage]) -> int:
+def disk_needed(shape: tuple[int, int, int], stages: Iterable[Stage], settings: ObjectSettings) -> int:
     """Bytes that the outputs of stages may take for a scan (angles, rows, columns); labels alone are counted compressed."""
     angles, rows, columns = shape
     volume = 4 * rows * columns * columns
@@ -120,7 +121,8 @@ def disk_needed(shape: tuple[int, int, int], stages: Iterable[Stage]) -> int:
         "reconstruct": volume + pyramid,
         "denoise": volume + pyramid,
         "segment": volume // 16,
-        "separate_objects": volume,  # files of its steps while it works, gone afterwards, and the labels
+        # Files of its steps while it works, gone afterwards, and the labels.
+        "separate_objects": scratch_bytes((rows, columns, columns), settings) + volume // 8,
         "quantify": 0,
     }
     return sum(needed[stage] for stage in stages)

@@ -112,8 +112,9 @@ class RunDirectory:
             raise StageError(f"{self.run_json}: cannot be read ({error.strerror}); run Inspect first") from error
         except ValueError as error:
             raise StageError(f"{self.run_json}: is not JSON; move this run directory aside and run again") from error
-        if run.get("format") != RUN_FORMAT:
-            raise StageError(f"{self.run_json}: format is {run.get('format')!r}, this tomopipe reads {RUN_FORMAT!r}")
+        found = run.get("format") if isinstance(run, dict) else None
+        if found != RUN_FORMAT:
+            raise StageError(f"{self.run_json}: format is {found!r}, this tomopipe reads {RUN_FORMAT!r}")
         return run
 
     def is_done(self, stage: str, start: int, stop: int, digest: str) -> bool:

@@ -164,3 +164,5 @@ def _remove_leftovers(run: RunDirectory) -> None:
                 if path.stat().st_mtime < started:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(run.root / "progress", ignore_errors=True)
+    # Left where a start was killed after its receipt, or where the labels are another recipe's.
+    shutil.rmtree(run.objects_work, ignore_errors=True)

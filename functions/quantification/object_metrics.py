@@ -102,13 +102,14 @@ def object_metrics(
     _add_counts(found, objects, groups, home)
     weights = border_weights(objects.bounding_box, region)
     sampler = None if groups is None or home is None else _Sampler(groups.weights, home)
-    volume = region.voxels * scale.voxel_volume
-    density = object_density(weights, volume)
-    found.add(
-        f"object_density_per_{scale.unit}3",
-        density,
-        None if sampler is None else sampler.of_density(density, weights, scale.voxel_volume),
-    )
+    # Where all objects are cut, how many there are in a volume is not known.
+    if weights.any() or not len(objects.voxels):
+        density = object_density(weights, region.voxels * scale.voxel_volume)
+        found.add(
+            f"object_density_per_{scale.unit}3",
+            density,
+            None if sampler is None else sampler.of_density(density, weights, scale.voxel_volume),
+        )
     if whole.any():
         inner = None if groups is None or home is None else _Sampler(groups.weights, home[whole])
         _add_sizes(found, equivalent_diameters(objects.voxels[whole], scale.voxel_size), weights[whole], scale, inner)

@@ -272,7 +272,7 @@ def _value_and_intervals(
     texts, factor = formatted(value, *intervals.values())
     found = {"value": texts[0]}
     for name, low, high in zip(intervals, texts[1::2], texts[2::2], strict=True):
-        found[name] = f"{low} to {high}" if low != high else "no change"
+        found[name] = "no change" if low == high and name == "segmentation" else f"{low} to {high}"
     return found, factor
 
 

@@ -163,6 +163,24 @@ def test_objects_resume_where_they_were_killed_and_start_anew_where_cut_otherwis
         assert not run.objects_work.exists()
 
 
+@pytest.mark.slow
+def test_what_is_lost_of_the_objects_is_made_again(
+    finished: RunDirectory, scan: Path, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    results = shutil.copytree(finished.root.parents[1], tmp_path / "results")
+    # Another recipe that takes its objects from the first, and a folder that a start has left which was killed too late.
+    options = ("--set", "quantification.thickness=false")
+    other = pipeline.run(scan, results, *options)
+    files = (other.labels, other.objects_table, other.contacts_table)
+    contents = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    (other.objects_work / "pieces").mkdir(parents=True)
+    assert pipeline.run(scan, results, *options) == other
+    assert [file.read_bytes() for file in files] == contents
+    assert not other.objects_work.exists()
+
+
 def test_runs_are_compared(finished: RunDirectory, scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     options = ("--set", "segmentation.method=fixed", "--set", "segmentation.thresholds=[20.0]")
     other = pipeline.run(scan, finished.root.parents[1], *options)

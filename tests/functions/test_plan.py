@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tomopipe.functions.errors import ParameterError
+from tomopipe.functions.objects import ObjectSettings
 from tomopipe.functions.parameters import STAGES, Execution
 from tomopipe.functions.plan import check_disk, disk_needed, make_plan, worker_memory
 from tomopipe.functions.volume import SLAB_MULTIPLE
@@ -58,10 +59,10 @@ def test_workers_share_the_budget() -> None:
 def test_disk_estimate_counts_what_is_made(tmp_path: Path) -> None:
     shape = (100, 50, 200)
     volume, projections = 4 * 50 * 200 * 200, 4 * 100 * 50 * 200
-    assert disk_needed(shape, []) == 0
-    assert disk_needed(shape, ["preprocess"]) == projections
-    assert disk_needed(shape, ["reconstruct", "denoise"]) >= 2 * volume
-    check_disk(tmp_path / "new" / "folder", disk_needed(shape, STAGES))
+    assert disk_needed(shape, [], ObjectSettings()) == 0
+    assert disk_needed(shape, ["preprocess"], ObjectSettings()) == projections
+    assert disk_needed(shape, ["reconstruct", "denoise"], ObjectSettings()) >= 2 * volume
+    check_disk(tmp_path / "new" / "folder", disk_needed(shape, STAGES, ObjectSettings()))
     with pytest.raises(ParameterError, match="are free"):
         check_disk(tmp_path / "new", 10**18)
 
