@@ -6,6 +6,7 @@ Single metrics are left to `connectivity`, `porosity`, `tortuosity`, `diffusion`
 from __future__ import annotations
 
 import math
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 from .box import AXES, BinnedPhase, bin_phase, find_box
 from .configurations import Progress, report
 from .connectivity import PhaseComponents, betti_numbers, part_of_progress, phase_components
-from .diffusion import tortuosity_factors
+from .diffusion import DEFAULT_TOLERANCE, DiffusionResult, tortuosity_factors
 from .findings import Findings, Task
 from .porosity import PORE_PHASE, Bounds, pore_access
-from .thickness import local_thickness, thickness_statistics
+from .thickness import count_levels, local_thickness, thickness_statistics
 from .tortuosity import AxisTortuosity, geodesic_tortuosity
-from .uncertainty import GROUPS_AN_AXIS, Interval, Limits, interval_of_median, interval_of_sums
+from .uncertainty import GROUPS_AN_AXIS, Interval, Limits, interval_of_counted_median, interval_of_sums
 
 _POSITIVE: Limits = (0.0, math.inf)
+# Share of the box in the region below which the box says little of the sample.
+_BOX_SHARE = 0.95
 
 
 def box_metrics(task: Task, euler: int, progress: Progress | None = None) -> Findings:
@@ -93,10 +96,16 @@ def _add_access(
             for index, axis in enumerate(AXES)
         }
     for axis, (start, stop) in zip(AXES, box, strict=True):
-        # A box of one voxel is crossed by every one of its voxels, which says nothing.
-        if stop - start > 1:
+        # A box of one voxel is crossed by every one of its voxels, which says nothing; no more does one outside.
+        if stop - start > 1 and access.box_region_voxels:
             found.add(f"percolates_{axis}", through[axis])
-    return access.box_region_voxels == math.prod(stop - start for start, stop in box)
+    share = access.box_region_voxels / math.prod(stop - start for start, stop in box)
+    if share < _BOX_SHARE:
+        found.notes.append(
+            f"only {math.floor(100 * share)} % of the box that is measured from face to face lies in the sample region: "
+            "percolation, tortuosity and thickness say little of this sample"
+        )
+    return share == 1.0
 
 
 class _Bins:
@@ -131,15 +140,20 @@ def _add_tortuosity(found: Findings, task: Task, bins: _Bins, progress: Progress
 
 
 def _far_face_interval(way: AxisTortuosity) -> Interval | None:
-    """Interval of the mean length from 4 x 4 parts of the far face, each weighed by its voxels that are reached."""
-    reached = np.isfinite(way.lengths)
-    rows, columns = (_shares(length) for length in way.lengths.shape)
-    home = (rows[:, None] * GROUPS_AN_AXIS + columns)[reached]
-    counts = np.bincount(home, minlength=GROUPS_AN_AXIS**2).astype(np.float64)
-    lengths = np.bincount(home, way.lengths[reached], GROUPS_AN_AXIS**2)
-    parts = np.stack([lengths, counts], axis=1)[counts > 0]
-    mean = float(way.lengths[reached].mean())
-    return interval_of_sums(mean, parts, parts[:, 1], lambda sums: sums[..., 0] / sums[..., 1], (1.0, math.inf))
+    """Interval of the mean length from 4 x 4 parts of both faces, each weighed by its voxels that are reached."""
+    rows, columns = (_shares(length) for length in way.lengths.shape[1:])
+    home = rows[:, None] * GROUPS_AN_AXIS + columns
+    parts = np.empty((GROUPS_AN_AXIS**2, 4))
+    for direction, lengths in enumerate(way.lengths):
+        reached = np.isfinite(lengths)
+        parts[:, 2 * direction] = np.bincount(home[reached], lengths[reached], len(parts))
+        parts[:, 2 * direction + 1] = np.bincount(home[reached], minlength=len(parts))
+    parts = parts[parts[:, 1] + parts[:, 3] > 0]
+
+    def mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(0.5 * (sums[..., 0] / sums[..., 1] + sums[..., 2] / sums[..., 3]))
+
+    return interval_of_sums(float(mean(parts.sum(axis=0))), parts, parts[:, 1] + parts[:, 3], mean, (1.0, math.inf))
 
 
 def _add_tortuosity_factor(found: Findings, task: Task, bins: _Bins, progress: Progress | None) -> None:
@@ -149,6 +163,17 @@ def _add_tortuosity_factor(found: Findings, task: Task, bins: _Bins, progress: P
         if diffusion is not None:
             found.add(f"tortuosity_factor_{axis}", diffusion.tortuosity_factor)
             found.add(f"effective_diffusivity_ratio_{axis}", diffusion.effective_diffusivity_ratio)
+            if diffusion.residual > DEFAULT_TOLERANCE:
+                found.notes.append(_unfinished_note(axis, diffusion))
+
+
+def _unfinished_note(axis: str, diffusion: DiffusionResult) -> str:
+    percent = 100 * diffusion.residual
+    off = f"by some {percent:.2g} %" if math.isfinite(percent) else "by an unknown amount"
+    return (
+        f"diffusion along {axis} is not solved to the end after {diffusion.iterations} iterations: "
+        f"tortuosity_factor_{axis} may be too small {off}"
+    )
 
 
 def _add_thickness(found: Findings, task: Task, bins: _Bins, box_is_full: bool) -> None:
@@ -178,19 +203,14 @@ def _thickness_intervals(
     thickness: NDArray[np.float32], values: tuple[float, float, float]
 ) -> tuple[Interval | None, ...]:
     """Intervals of mean, median and standard deviation from 4 x 4 x 4 parts of the map, by their voxels of the phase."""
-    inside = thickness > 0
-    depth, rows, columns = (_shares(length) for length in thickness.shape)
-    home = ((depth[:, None, None] * GROUPS_AN_AXIS + rows[:, None]) * GROUPS_AN_AXIS + columns)[inside]
-    inner = thickness[inside]
-    weights = np.bincount(home, minlength=GROUPS_AN_AXIS**3).astype(np.float64)
-    occupied = weights > 0
-    # Numbered anew, without groups that hold nothing of the phase.
-    home, weights = (np.cumsum(occupied) - 1)[home], weights[occupied]
-    # Few different values occur: squared radii are whole numbers.
-    different, level = np.unique(inner, return_inverse=True)
-    levels = different.astype(np.float64)
-    counted = np.bincount(home * levels.size + level, minlength=weights.size * levels.size)
-    parts = counted.reshape(-1, levels.size).astype(np.float64)
+    # Parts are cut out, so that no voxel needs a number for the one it lies in.
+    cuts = [np.searchsorted(_shares(length), np.arange(GROUPS_AN_AXIS + 1)).tolist() for length in thickness.shape]
+    pieces = [thickness[a:b, c:d, e:f] for (a, b), (c, d), (e, f) in product(*map(pairwise, cuts))]
+    different, counted = count_levels(pieces)
+    # Without parts that hold nothing of the phase.
+    counted = counted[counted.any(axis=1)]
+    levels, parts = different.astype(np.float64), counted.astype(np.float64)
+    weights = parts.sum(axis=1)
     deviations = levels - values[0]
 
     def mean(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -204,7 +224,7 @@ def _thickness_intervals(
     mean_value, median_value, std_value = values
     return (
         interval_of_sums(mean_value, parts, weights, mean, _POSITIVE),
-        interval_of_median(median_value, inner, home, weights, None, _POSITIVE),
+        interval_of_counted_median(median_value, different, counted, weights, _POSITIVE),
         interval_of_sums(std_value, parts, weights, std, _POSITIVE),
     )
 

@@ -153,15 +153,18 @@ class MetricsResult:
 def working_bytes(shape: Sequence[int], settings: QuantificationSettings) -> int:
     """Memory that `measure` takes beside its passes over a volume (z, y, x), for what it bins; at most.
 
-    The largest of what the binned metrics take, each after the other.
+    The largest of what the binned metrics take, each after the other, and the boxes that are held for all of them.
     """
     voxels = math.prod(shape)
     wanted = (
         (settings.thickness, settings.thickness_maximum_voxels, thickness.BYTES_PER_VOXEL),
         (settings.tortuosity, settings.tortuosity_maximum_voxels, tortuosity.BYTES_PER_VOXEL),
-        (settings.tortuosity_factor, settings.tortuosity_factor_maximum_voxels, diffusion.SOLVER_BYTES_PER_VOXEL + 1),
+        (settings.tortuosity_factor, settings.tortuosity_factor_maximum_voxels, diffusion.SOLVER_BYTES_PER_VOXEL),
     )
-    return max((min(maximum, voxels) * size for is_wanted, maximum, size in wanted if is_wanted), default=0)
+    needs = [(min(maximum, voxels), size) for is_wanted, maximum, size in wanted if is_wanted]
+    # A box is binned once for all metrics that want it of the same size.
+    boxes = sum({binned for binned, _ in needs})
+    return boxes + max((binned * size for binned, size in needs), default=0)
 
 
 def measure(
@@ -431,9 +434,11 @@ def _add_notes(found: Findings, task: Task) -> None:
         found.notes.append(f"phase {phase} fills the whole sample region: look at the thresholds")
     border, count = metrics.get("border_object_count", 0), metrics.get("object_count", 0)
     if count and border > count / 2:
+        corrected = f"equivalent_diameter_border_corrected_mean_{task.scale.unit}" in metrics
+        advice = "look at the border-corrected mean" if corrected else "scan a larger piece for diameters"
         found.notes.append(
             f"{border:.0f} of {count:.0f} objects touch the border of the sample region and are left out of the diameters: "
-            "look at the border-corrected mean"
+            f"{advice}"
         )
 
 

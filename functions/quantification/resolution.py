@@ -8,7 +8,6 @@ that can be told from noise, and not of what can be told from artefacts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 
-# Share of the radius (or half of the depth) over which the window falls to 0. A steeper window carries more of what is
+# Share of the radius over which the window falls to 0. A steeper window carries more of what is
 # strong at low frequencies to high ones.
 _TAPER = 0.5
 # Half data hold half a bit of information a coefficient where their signal-to-noise ratio is this: twice as much, half a
@@ -31,14 +30,13 @@ _MINIMUM_LENGTH = 8
 
 @dataclass(frozen=True)
 class ShellCorrelation:
-    """Correlation of two half-data reconstructions by spatial frequency.
+    """Correlation of two half-data reconstructions by spatial frequency; a shell is a ring in each of the slices.
 
     Attributes
     ----------
     frequency_per_unit : (shells,) float64
-        Centre of each shell in periods per unit of the voxel size, ascending up to the Nyquist frequency of the coarsest
-        axis. Shells are one period over the shortest axis wide; that of frequency 0 is left out. Empty where slices or
-        volumes are less than 8 voxels long.
+        Centre of each shell in periods per unit of the pixel size, ascending up to the Nyquist frequency. Shells are one
+        period over the shorter axis wide; that of frequency 0 is left out. Empty where slices are less than 8 pixels long.
     correlation : (shells,) float64
         -1 to 1; 0 where one of the two has no amplitude.
     counts : (shells,) int64
@@ -47,7 +45,7 @@ class ShellCorrelation:
     threshold : (shells,) float64
         Half-bit threshold of each shell.
     resolution : float or None
-        Period (of a line and a gap, so at least two voxels), in the unit, at which the correlation falls below the
+        Period (of a line and a gap, so at least two pixels), in the unit, at which the correlation falls below the
         threshold: of three shells' mean and for three shells in a row, so that a single one does not decide, interpolated
         between shells. None where it is never above, or never falls below.
     """
@@ -86,37 +84,7 @@ def fourier_ring_correlation(
     _require_pair(first, second)
     rows, columns = first.shape[1:]
     window = _disc_window(rows, columns)
-    return _correlate(zip(first, second, strict=True), len(first), window, (pixel_size, pixel_size))
-
-
-def fourier_shell_correlation(
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
-) -> ShellCorrelation:
-    """Correlation of two half-data reconstructions over shells of frequency.
-
-    Of each volume the cylinder that a reconstruction fills is taken, less its mean, with edges that fall softly to 0.
-    Both volumes and their transforms are held: about 40 bytes a voxel.
-
-    Parameters
-    ----------
-    first, second : (z, y, x) float32
-        The same volume from one and the other half of the projections, finite.
-    voxel_size : (z, y, x)
-        Edges of a voxel; frequencies and the resolution are in their unit.
-
-    Raises
-    ------
-    InputError
-        The shapes differ or are not 3-D, or there are values that are not finite.
-
-    Source: van Heel and Schatz (2005), DOI 10.1016/j.jsb.2005.05.009.
-    """
-    _require_pair(first, second)
-    slices, rows, columns = first.shape
-    window = _taper(slices)[:, np.newaxis, np.newaxis] * _disc_window(rows, columns)
-    return _correlate([(first, second)], 1, window, voxel_size)
+    return _correlate(first, second, window, pixel_size)
 
 
 def _require_pair(first: NDArray[np.float32], second: NDArray[np.float32]) -> None:
@@ -129,26 +97,28 @@ def _require_pair(first: NDArray[np.float32], second: NDArray[np.float32]) -> No
 
 
 def _correlate(
-    pairs: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]],
-    number: int,
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
     window: NDArray[np.float32],
-    edges: tuple[float, ...],
+    pixel_size: float,
 ) -> ShellCorrelation:
-    """Correlation over `number` pairs of pictures of any dimension."""
-    if number == 0 or min(window.shape) < _MINIMUM_LENGTH:
+    """Correlation over pairs of slices."""
+    if len(first) == 0 or min(window.shape) < _MINIMUM_LENGTH:
         nothing = np.empty(0)
         return ShellCorrelation(nothing, nothing, np.empty(0, np.int64), nothing, None)
-    width = 1.0 / min(n * edge for n, edge in zip(window.shape, edges, strict=True))
-    shell_of = _shells(window.shape, edges, width)
-    shells = int(0.5 / max(edges) / width * (1 + 1e-9)) + 1
+    rows, columns = window.shape
+    width = 1.0 / (min(rows, columns) * pixel_size)
+    shell_of = _shells(rows, columns, pixel_size, width)
+    shells = int(0.5 / pixel_size / width * (1 + 1e-9)) + 1
     products, powers = np.zeros(shells), np.zeros((2, shells))
-    share = _mirrored(window.shape)
-    for pair in pairs:
+    share = _mirrored(columns)
+    for pair in zip(first, second, strict=True):
         one, other = (_transform(picture, window) for picture in pair)
         products += _shell_sums(shell_of, share * (one * other.conj()).real, shells)
         for index, transform in enumerate((one, other)):
             powers[index] += _shell_sums(shell_of, share * (transform.real**2 + transform.imag**2), shells)
-    counts = number * 0.5 * _independent(window) * _shell_sums(shell_of, np.broadcast_to(share, shell_of.shape), shells)
+    coefficients = _shell_sums(shell_of, np.broadcast_to(share, shell_of.shape), shells)
+    counts = len(first) * 0.5 * _independent(window) * coefficients
     products, powers, counts = products[1:], powers[:, 1:], counts[1:]
     frequency = width * np.arange(1, shells)
     correlation = _ratio(products, powers)
@@ -162,11 +132,6 @@ def _correlate(
         threshold=threshold,
         resolution=_crossing(frequency, smooth - threshold),
     )
-
-
-def _taper(length: int) -> NDArray[np.float32]:
-    """Window along an axis: 1 in the middle, falling to 0 at both ends."""
-    return _fall(np.abs(np.arange(length) - (length - 1) / 2) / (length / 2))
 
 
 def _disc_window(rows: int, columns: int) -> NDArray[np.float32]:
@@ -191,23 +156,20 @@ def _independent(window: NDArray[np.float32]) -> float:
 def _transform(picture: NDArray[np.float32], window: NDArray[np.float32]) -> NDArray[np.complex64]:
     # Of a picture without contrast nothing may be left, so the mean is rounded as the picture's values are.
     mean = np.float32(np.sum(picture * window, dtype=np.float64) / np.sum(window, dtype=np.float64))
-    return np.asarray(scipy.fft.rfftn((picture - mean) * window))
+    return np.asarray(scipy.fft.rfft2((picture - mean) * window))
 
 
-def _shells(shape: tuple[int, ...], edges: tuple[float, ...], width: float) -> NDArray[np.int32]:
+def _shells(rows: int, columns: int, pixel_size: float, width: float) -> NDArray[np.int32]:
     """Shell of each coefficient of a real transform."""
-    squared = np.zeros(())
-    for axis, (n, edge) in enumerate(zip(shape, edges, strict=True)):
-        frequency = np.fft.rfftfreq(n, edge) if axis == len(shape) - 1 else np.fft.fftfreq(n, edge)
-        squared = squared[..., np.newaxis] + frequency**2
-    return np.rint(np.sqrt(squared) / width).astype(np.int32)
+    y, x = np.fft.fftfreq(rows, pixel_size), np.fft.rfftfreq(columns, pixel_size)
+    return np.rint(np.sqrt(y[:, np.newaxis] ** 2 + x**2) / width).astype(np.int32)
 
 
-def _mirrored(shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _mirrored(columns: int) -> NDArray[np.float32]:
     """How many coefficients of the full transform stand behind each of a row of the real one."""
-    share = np.full(shape[-1] // 2 + 1, 2.0, np.float32)
+    share = np.full(columns // 2 + 1, 2.0, np.float32)
     share[0] = 1
-    if shape[-1] % 2 == 0:
+    if columns % 2 == 0:
         share[-1] = 1
     return share
 

@@ -6,6 +6,7 @@ Equivalent diameters of separated objects are left to `pore_sizes`; no object ne
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,10 @@ _REACH = 0.5
 _SMALL_BOX, _LARGE_BOX = 8, 32
 # For each large box all spheres are looked at.
 _MAXIMUM_LARGE_BOXES = 256
-BYTES_PER_VOXEL = 32
-"""What `local_thickness` holds of each voxel, the phase among it, where half of the voxels are open."""
+# Spheres that a large box lists at a time, and voxels that values are counted of at a time.
+_LISTED_SPHERES, _COUNTED_VOXELS = 4096, 2**18
+BYTES_PER_VOXEL = 28
+"""What `local_thickness` takes for each voxel at most, however many are open; the phase and the region are among it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def local_thickness(
     What lies outside the region or beyond the volume is no wall, so the thickness there is what the walls that are seen
     allow: of a pore that is cut by a face it is an upper bound.
 
-    Spheres are painted from the largest on, and no voxel twice. About `BYTES_PER_VOXEL` are held, so large volumes are
+    Spheres are painted from the largest on, and no voxel twice. Up to `BYTES_PER_VOXEL` are held, so large volumes are
     binned before. Edges of voxels that are no cubes are taken within 1 % (see `distance.distance_weights`).
 
     Parameters
@@ -115,10 +118,10 @@ def local_thickness(
     smallest = math.sqrt(min(weights))
     edges = np.sqrt(np.array(weights, np.float64)) / smallest
     centres, radii = _spheres(kinds, weights)
+    del kinds  # not held while the map is painted
     radii /= smallest
-    painted: NDArray[np.float32] = _paint(
-        centres, radii, edges, open_voxels, 2.0 * smallest * unit_length, _large_box(open_voxels.shape)
-    )
+    painted = np.zeros(open_voxels.shape, np.float32)
+    _paint(centres, radii, edges, open_voxels, 2.0 * smallest * unit_length, _large_box(open_voxels.shape), painted)
     return painted
 
 
@@ -130,10 +133,11 @@ def thickness_statistics(thickness: NDArray[np.float32]) -> ThicknessStatistics 
     thickness : float32, any shape
         A map or a part of one; voxels that are 0 do not count.
     """
-    found, counts = np.unique(thickness[thickness > 0], return_counts=True)
+    flat = thickness.reshape(-1)
+    found, counted = count_levels([flat[i : i + _COUNTED_VOXELS] for i in range(0, flat.size, _COUNTED_VOXELS)])
     if found.size == 0:
         return None
-    values = found.astype(np.float64)
+    values, counts = found.astype(np.float64), counted.sum(axis=0)
     total = int(counts.sum())
     mean = math.fsum(values * counts) / total
     cumulated = np.cumsum(counts)
@@ -146,6 +150,31 @@ def thickness_statistics(thickness: NDArray[np.float32]) -> ThicknessStatistics 
         std=math.sqrt(math.fsum((values - mean) ** 2 * counts) / total),
         histogram=ThicknessHistogram(bins.edges, 100.0 * bins.corrected_counts / total),
     )
+
+
+def count_levels(parts: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Different values above 0 of a map from `local_thickness`, and how many voxels of each of its parts have them.
+
+    They are few, for squared radii are whole numbers. Of one part after the other a few copies are held.
+
+    Parameters
+    ----------
+    parts : sequence of float32, any shape
+        Parts of a map.
+
+    Returns
+    -------
+    levels : (levels,) float32
+        Ascending.
+    counts : (parts, levels) int64
+    """
+    different = [np.unique(part) for part in parts]
+    levels = np.unique(np.concatenate([np.empty(0, np.float32), *different]))
+    levels = levels[levels > 0]
+    counts = np.empty((len(parts), levels.size), np.int64)
+    for row, part in zip(counts, parts, strict=True):
+        row[:] = np.bincount(np.searchsorted(levels, part[part > 0]), minlength=levels.size)
+    return levels, counts
 
 
 def _large_box(shape: tuple[int, ...]) -> int:
@@ -161,14 +190,22 @@ def _spheres(kinds: NDArray[np.uint8], weights: Weights) -> tuple[NDArray[np.int
     depth, height, width = kinds.shape
     no_wall = np.full((height, width), -1, np.int32)
     squared = block_squared_distances(kinds, 0, no_wall, no_wall, weights).reshape(-1)
-    places = np.flatnonzero(kinds == OPEN)
+    # Few bytes at a time: these lists are as long as the phase is large.
+    places = np.flatnonzero(kinds == OPEN).astype(np.int32 if kinds.size < 2**31 else np.int64)
     squared = squared[places]
-    order = np.argsort(-squared, kind="stable")
-    places, squared = places[order], squared[order]
+    np.negative(squared, out=squared)
+    order = np.argsort(squared, kind="stable")
+    places = places[order]
+    squared = squared[order]
     del order
+    np.negative(squared, out=squared)
     centres = np.empty((places.size, 3), np.int16)  # distances allow some 18 000 voxels a side
+    index = np.empty_like(places)
     for axis, (step, length) in enumerate(((height * width, depth), (width, height), (1, width))):
-        centres[:, axis] = places // step % length
+        np.floor_divide(places, step, out=index)
+        np.remainder(index, length, out=index)
+        centres[:, axis] = index
+    del places, index
     return centres, np.sqrt(squared)
 
 
@@ -180,14 +217,14 @@ def _paint(
     open_voxels: NDArray[np.bool_],
     scale: float,
     large_box: int,
-) -> NDArray[np.float32]:  # pragma: no cover - compiled
-    """Give each open voxel the radius of the first sphere that holds it, times scale.
+    painted: NDArray[np.float32],
+) -> None:  # pragma: no cover - compiled
+    """Give each open voxel the radius of the first sphere that holds it, times scale; `painted` is 0 before.
 
-    Box by box, each until it is full: most are after a few spheres. The spheres that reach a large box are listed, and of
-    these those are gone through that reach each small box in it.
+    Box by box, each until it is full: most are after a few spheres. The spheres that reach a large box are listed, so many
+    at a time, and of these those are gone through that reach each small box in it.
     """
     depth, height, width = open_voxels.shape
-    painted = np.zeros(open_voxels.shape, np.float32)
     along_y, along_x = (height + large_box - 1) // large_box, (width + large_box - 1) // large_box
     for large in prange((depth + large_box - 1) // large_box * along_y * along_x):
         lower = (
@@ -200,25 +237,35 @@ def _paint(
             min(lower[1] + large_box, height),
             min(lower[2] + large_box, width),
         )
-        near = np.empty(len(radii), np.int32)
-        count = 0
-        for sphere in range(len(radii)):
-            if _reaches(centres[sphere], radii[sphere], edges, lower, upper):
-                near[count] = sphere
-                count += 1
+        near = np.empty(_LISTED_SPHERES, np.int32)
         unpainted = np.empty((_SMALL_BOX**3, 3), np.int32)
-        for z in range(lower[0], upper[0], _SMALL_BOX):
-            for y in range(lower[1], upper[1], _SMALL_BOX):
-                for x in range(lower[2], upper[2], _SMALL_BOX):
-                    first = (z, y, x)
-                    end = (min(z + _SMALL_BOX, upper[0]), min(y + _SMALL_BOX, upper[1]), min(x + _SMALL_BOX, upper[2]))
-                    left = _list_open(open_voxels, first, end, unpainted)
-                    for sphere in near[:count]:
-                        if left == 0:
-                            break
-                        if _reaches(centres[sphere], radii[sphere], edges, first, end):
-                            left = _paint_sphere(centres[sphere], radii[sphere], edges, scale, unpainted, left, painted)
-    return painted
+        sphere, left_in_box = 0, 1
+        while left_in_box > 0 and sphere < len(radii):
+            count = 0
+            while count < _LISTED_SPHERES and sphere < len(radii):
+                if _reaches(centres[sphere], radii[sphere], edges, lower, upper):
+                    near[count] = sphere
+                    count += 1
+                sphere += 1
+            left_in_box = 0
+            for z in range(lower[0], upper[0], _SMALL_BOX):
+                for y in range(lower[1], upper[1], _SMALL_BOX):
+                    for x in range(lower[2], upper[2], _SMALL_BOX):
+                        first = (z, y, x)
+                        end = (
+                            min(z + _SMALL_BOX, upper[0]),
+                            min(y + _SMALL_BOX, upper[1]),
+                            min(x + _SMALL_BOX, upper[2]),
+                        )
+                        left = _list_unpainted(open_voxels, painted, first, end, unpainted)
+                        for listed in near[:count]:
+                            if left == 0:
+                                break
+                            if _reaches(centres[listed], radii[listed], edges, first, end):
+                                left = _paint_sphere(
+                                    centres[listed], radii[listed], edges, scale, unpainted, left, painted
+                                )
+                        left_in_box += left
 
 
 @njit(cache=True)
@@ -237,8 +284,9 @@ def _reaches(
 
 
 @njit(cache=True)
-def _list_open(
+def _list_unpainted(
     open_voxels: NDArray[np.bool_],
+    painted: NDArray[np.float32],
     lower: tuple[int, int, int],
     upper: tuple[int, int, int],
     listed: NDArray[np.int32],
@@ -247,7 +295,7 @@ def _list_open(
     for z in range(lower[0], upper[0]):
         for y in range(lower[1], upper[1]):
             for x in range(lower[2], upper[2]):
-                if open_voxels[z, y, x]:
+                if open_voxels[z, y, x] and painted[z, y, x] == 0:
                     listed[count, 0], listed[count, 1], listed[count, 2] = z, y, x
                     count += 1
     return count

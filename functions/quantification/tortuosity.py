@@ -24,22 +24,26 @@ _CLOSED, _OPEN, _TO_VISIT, _SOURCE = 0, 1, 2, 3
 BYTES_PER_VOXEL = 14
 """What `geodesic_tortuosity` holds at least of each voxel, the phase among it; with more memory it searches axes at once."""
 
-# The search along an axis holds distance, corner and state of each voxel and a copy of the box.
+# A search holds distance, corner and state of each voxel and a copy of the box.
 _SEARCH_BYTES_PER_VOXEL = 11
+_MIRRORS = tuple((slice(None), slice(None, None, y), slice(None, None, x)) for y in (1, -1) for x in (1, -1))
 
 
 @dataclass(frozen=True)
 class AxisTortuosity:
-    """Shortest ways from one face of the box to the opposite one.
+    """Shortest ways between two opposite faces of the box, in both directions.
 
     Attributes
     ----------
-    lengths : 2-D float64
-        Length over straight distance of the shortest way to each voxel of the far face, inf where there is none: over
-        (y, x) for z, (z, x) for y, (z, y) for x.
-    mean, minimum : float or None
-        Mean and smallest over the voxels of the far face that are reached; None where none is, that is where the phase
-        does not percolate.
+    lengths : (2, rows, columns) float64
+        Length over straight distance of the shortest way to each voxel of the last face from anywhere on the first, and
+        to each of the first from anywhere on the last; inf where there is none. Rows and columns are (y, x) for z,
+        (z, x) for y, (z, y) for x.
+    mean : float or None
+        Mean of both directions, each over the voxels of its far face that are reached; None where none is, that is where
+        the phase does not percolate.
+    minimum : float or None
+        Smallest of all these lengths.
     """
 
     lengths: NDArray[np.float64] = field(repr=False, compare=False)
@@ -60,8 +64,9 @@ def geodesic_tortuosity(
 ) -> dict[str, AxisTortuosity]:
     """Geodesic tortuosity of a binned phase along z, y and x.
 
-    Ways lead from the centres of the first cubes to the centres of the last ones, along any line through open cubes (see
-    `geodesic_distance`).
+    Ways lead between the centres of the first cubes and the centres of the last ones, along any line through open cubes
+    (see `geodesic_distance`). They are searched in both directions, for a face of many pores is reached otherwise than
+    it is left; so a box and its mirror images have the same tortuosity.
 
     Parameters
     ----------
@@ -69,8 +74,8 @@ def geodesic_tortuosity(
     voxel_size : (z, y, x) float
         Edges of a voxel of the volume, not of a cube of the binned phase; only their ratios matter.
     memory_bytes : int
-        Memory by which the axes are searched at once or one by one; the result does not depend on it. One search (11
-        bytes a cube) is always held.
+        Memory by which axes and directions are searched at once or one by one; the result does not depend on it. One
+        search (11 bytes a cube) is always held.
     progress : callable, optional
         Called with the part done.
 
@@ -81,12 +86,14 @@ def geodesic_tortuosity(
     """
     box, edges = binned.open_voxels, binned.edges(voxel_size)
     usable = [axis for axis in range(3) if box.shape[axis] > 1]
+    searches = [(axis, backwards) for axis in usable for backwards in (False, True)]
     # Half of the budget, for the allocator may still hold what the passes before have freed.
-    at_once = min(len(usable), memory_bytes // (2 * _SEARCH_BYTES_PER_VOXEL * box.size))
+    at_once = min(len(searches), memory_bytes // (2 * _SEARCH_BYTES_PER_VOXEL * box.size))
     found = {}
     with ThreadPoolExecutor(max(1, at_once)) as pool:
-        for axis, result in zip(usable, pool.map(lambda axis: _axis_tortuosity(box, edges, axis), usable), strict=True):
-            found[AXES[axis]] = result
+        lengths = pool.map(lambda search: _lengths_of_ways(box, edges, *search), searches)
+        for axis in usable:
+            found[AXES[axis]] = _axis_tortuosity(np.stack([next(lengths), next(lengths)]))
             report(progress, len(found) / len(usable))
     return found
 
@@ -135,16 +142,26 @@ def geodesic_distance(
     return distance[inner]
 
 
-def _axis_tortuosity(box: NDArray[np.bool_], edges: tuple[float, float, float], axis: int) -> AxisTortuosity:
-    others = [other for other in range(3) if other != axis]
-    distance = geodesic_distance(
-        np.ascontiguousarray(np.moveaxis(box, axis, 0)), (edges[axis], edges[others[0]], edges[others[1]])
-    )
-    lengths = distance[-1].astype(np.float64) / ((distance.shape[0] - 1) * edges[axis])
-    reached = lengths[np.isfinite(lengths)]
-    if reached.size == 0:
+def _lengths_of_ways(
+    box: NDArray[np.bool_], edges: tuple[float, float, float], axis: int, backwards: bool
+) -> NDArray[np.float64]:
+    """Shortest ways along an axis to each voxel of the far face, over the straight distance."""
+    space = np.moveaxis(box, axis, 0)[:: -1 if backwards else 1]
+    # The order of the sweeps shows in the last digits: of all mirror images the same one is searched.
+    mirror = min(_MIRRORS, key=lambda mirror: np.packbits(space[mirror]).tobytes())
+    # In edges along the axis, so that a straight way is a whole number; rounded, so that the unit does not matter.
+    across = [float(np.float32(edges[other] / edges[axis])) for other in range(3) if other != axis]
+    distance = geodesic_distance(np.ascontiguousarray(space[mirror]), (1.0, across[0], across[1]))
+    lengths = np.maximum(distance[-1].astype(np.float64) / (len(distance) - 1), 1.0)
+    return np.asarray(lengths[mirror[1:]])
+
+
+def _axis_tortuosity(lengths: NDArray[np.float64]) -> AxisTortuosity:
+    reached = [way[np.isfinite(way)] for way in lengths]
+    if reached[0].size == 0:
         return AxisTortuosity(lengths, None, None)
-    return AxisTortuosity(lengths, float(reached.mean()), float(reached.min()))
+    mean = 0.5 * (float(reached[0].mean()) + float(reached[1].mean()))
+    return AxisTortuosity(lengths, mean, float(lengths.min()))
 
 
 @njit(cache=True, nogil=True)

@@ -6,7 +6,7 @@ What is measured in a sub-volume or in a sample is left to `metrics`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -231,21 +231,62 @@ def interval_of_median(
         As `jackknife_interval`.
     """
     levels, level = np.unique(values, return_inverse=True)
-    edges = np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:]]).astype(np.float64)
     each = np.ones(values.size) if counts is None else counts
     total = np.bincount(level, each, levels.size).astype(np.float64)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.searchsorted(groups[order], np.arange(1, weights.size)))
+    held = (np.bincount(level[those], each[those], levels.size) for those in members)
+    return _median_interval(whole, levels, total, held, weights, limits)
+
+
+def interval_of_counted_median(
+    whole: float,
+    levels: NDArray[np.floating],
+    counts: NDArray[np.integer],
+    weights: NDArray[np.float64],
+    limits: Limits = _ANY,
+) -> Interval | None:
+    """The same of things that are already counted.
+
+    Parameters
+    ----------
+    whole : float
+        The median of all.
+    levels : (levels,) float
+        Values that occur, ascending; at least one.
+    counts : (groups, levels) int
+        How many things of each group have each value.
+    weights : (groups,) float64
+        Size of each group.
+    limits : (float, float)
+        Values that the median can take.
+
+    Returns
+    -------
+    (low, high) or None
+        As `jackknife_interval`.
+    """
+    return _median_interval(whole, levels, counts.sum(axis=0).astype(np.float64), counts, weights, limits)
+
+
+def _median_interval(
+    whole: float,
+    levels: NDArray[np.floating],
+    total: NDArray[np.float64],
+    counts: Iterable[NDArray[np.number]],
+    weights: NDArray[np.float64],
+    limits: Limits,
+) -> Interval | None:
+    """Interval of a median from how many things have each level, all in all and group by group."""
+    edges = np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:]]).astype(np.float64)
 
     def middle(held: NDArray[np.float64]) -> float:
         cumulated = np.concatenate([[0.0], np.cumsum(held)])
         return float(np.interp(0.5 * cumulated[-1], cumulated, edges)) if cumulated[-1] > 0 else math.nan
 
     spread = middle(total)
-    order = np.argsort(groups, kind="stable")
-    without = np.empty(weights.size)
-    for group, members in enumerate(np.split(order, np.searchsorted(groups[order], np.arange(1, weights.size)))):
-        # What is left of a level may come out below 0 by rounding.
-        left = total - np.bincount(level[members], each[members], levels.size)
-        without[group] = middle(np.maximum(left, 0.0))
+    # What is left of a level may come out below 0 by rounding.
+    without = np.array([middle(np.maximum(total - held, 0.0)) for held in counts])
     interval = jackknife_interval(spread, without, weights)
     if interval is None:
         return None

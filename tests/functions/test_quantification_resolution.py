@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 
 from tomopipe.functions.errors import InputError
-from tomopipe.functions.quantification.resolution import fourier_ring_correlation, fourier_shell_correlation
+from tomopipe.functions.quantification.resolution import fourier_ring_correlation
 
 CUT_OFF = 0.15
 """Frequency, in periods a pixel, at which the sample's spectrum has fallen by exp(-1)."""
 
 
-def frequencies(shape, edges):
-    axes = np.meshgrid(*[np.fft.fftfreq(n, edge) for n, edge in zip(shape, edges, strict=True)], indexing="ij")
+def frequencies(shape):
+    axes = np.meshgrid(*[np.fft.fftfreq(n) for n in shape], indexing="ij")
     return np.sqrt(sum(axis**2 for axis in axes))
 
 
-def pictures(shape, power, noise, seed, edges=None, number=1):
+def pictures(shape, power, noise, seed, number=1):
     """Two noisy copies of random pictures with a power spectrum; the noise is white, of variance `noise` in each."""
     random = np.random.default_rng(seed)
-    amplitude = np.sqrt(power(frequencies(shape, edges or (1.0,) * len(shape))))
+    amplitude = np.sqrt(power(frequencies(shape)))
     fields = random.normal(size=(number, *shape))
     axes = tuple(range(1, len(shape) + 1))
     sample = np.fft.ifftn(np.fft.fftn(fields, axes=axes) * amplitude, axes=axes).real
@@ -46,13 +46,6 @@ def test_rings_find_where_the_sample_drowns_in_noise(noise):
     assert np.abs(found.correlation - curve)[20:].mean() < 0.03
     # Far from low frequencies the half-bit threshold comes near to 0.1716.
     assert 0.17 < found.threshold[-1] < 0.25
-
-
-def test_shells_agree_with_rings_and_with_the_closed_form():
-    first, second = pictures((64, 64, 64), gaussian, 0.02, 2)
-    found = fourier_shell_correlation(first[0], second[0])
-    assert found.resolution == pytest.approx(expected(found, 0.02), rel=0.05)
-    assert found.frequency_per_unit[-1] == pytest.approx(0.5)
 
 
 def test_a_sharp_band_limit_is_found():
@@ -94,16 +87,6 @@ def test_units_scale_frequencies():
     np.testing.assert_allclose(micrometres.correlation, pixels.correlation)
 
 
-def test_anisotropic_voxels_give_the_resolution_of_the_sample():
-    edges = (2.0, 1.0, 1.0)
-    isotropic = fourier_shell_correlation(*(copy[0] for copy in pictures((72, 72, 72), gaussian, 0.5, 7)))
-    stretched = fourier_shell_correlation(
-        *(copy[0] for copy in pictures((36, 72, 72), gaussian, 0.5, 8, edges)), voxel_size=edges
-    )
-    assert stretched.frequency_per_unit[-1] <= 0.25
-    assert stretched.resolution == pytest.approx(isotropic.resolution, rel=0.08)
-
-
 def test_turned_and_mirrored_pictures_give_the_same():
     first, second = pictures((90, 101), gaussian, 0.05, 9, number=2)
     found = fourier_ring_correlation(first, second)
@@ -120,7 +103,7 @@ def test_counts_are_the_independent_coefficients():
     one = fourier_ring_correlation(first, second)
     three = fourier_ring_correlation(np.repeat(first, 3, 0), np.repeat(second, 3, 0))
     # Half of the coefficients of a ring, and of them what lies in the disc.
-    ring = np.rint(frequencies((64, 64), (1, 1)) * 64) == 20
+    ring = np.rint(frequencies((64, 64)) * 64) == 20
     assert 0.3 * ring.sum() / 2 < one.counts[19] < np.pi / 4 * ring.sum() / 2
     np.testing.assert_allclose(three.counts, 3 * one.counts, atol=2)
     assert (three.threshold <= one.threshold).all()
@@ -135,7 +118,6 @@ def test_pictures_without_contrast_or_size_have_none():
         nothing = fourier_ring_correlation(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
         assert nothing.resolution is None
         assert nothing.frequency_per_unit.size == nothing.correlation.size == nothing.threshold.size == 0
-    assert fourier_shell_correlation(flat, flat).frequency_per_unit.size == 0
 
 
 def test_what_does_not_fit_is_refused():
@@ -143,7 +125,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="shape"):
         fourier_ring_correlation(flat, flat[1:])
     with pytest.raises(InputError, match="shape"):
-        fourier_shell_correlation(flat[0], flat[0])
+        fourier_ring_correlation(flat[0], flat[0])
     holed = flat.copy()
     holed[1, 3, 4] = np.nan
     with pytest.raises(InputError, match="finite"):

@@ -1,5 +1,7 @@
 """Local thickness of shapes whose thickness is known, and against a search over all spheres."""
 
+import tracemalloc
+
 import numba
 import numpy as np
 import pytest
@@ -9,7 +11,11 @@ from hypothesis.extra import numpy as arrays
 
 from tomopipe.functions.distance import distance_weights
 from tomopipe.functions.errors import InputError
-from tomopipe.functions.quantification.thickness import local_thickness, thickness_statistics
+from tomopipe.functions.quantification.thickness import (
+    count_levels,
+    local_thickness,
+    thickness_statistics,
+)
 
 
 def thickness_by_search(open_voxels, region, voxel_size):
@@ -44,6 +50,8 @@ def test_equals_a_search_where_boxes_are_crossed():
     found = local_thickness(open_voxels)
     np.testing.assert_array_equal(found, thickness_by_search(open_voxels, np.ones_like(open_voxels), (1.0, 1.0, 1.0)))
     assert found.max() > 8
+    # More spheres reach the first box than are listed at a time.
+    assert np.count_nonzero(open_voxels[:, :32, :32]) > 8192
 
 
 def grid(shape, voxel_size=(1.0, 1.0, 1.0)):
@@ -181,3 +189,24 @@ def test_statistics_are_those_of_the_voxels():
     np.testing.assert_allclose(10 * np.log10(edges), np.round(10 * np.log10(edges)), atol=1e-9)
     np.testing.assert_allclose(percent, 100 * np.histogram(values, edges)[0] / values.size)
     assert percent[0] > 0 and percent[-1] > 0
+
+
+def test_statistics_hold_little_beside_the_map():
+    thickness = np.random.default_rng(2).choice(np.array([0, 2, 3, 5, 8], np.float32), (96, 128, 128))
+    thickness_statistics(thickness[:1])
+    tracemalloc.start()
+    try:
+        thickness_statistics(thickness)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6e6  # some 20 bytes for each of the voxels that are counted at a time
+
+
+def test_levels_are_counted_part_by_part():
+    parts = [np.array([[0, 3], [2, 3]], np.float32), np.zeros(5, np.float32), np.array([7, 2, 2], np.float32)]
+    levels, counts = count_levels(parts)
+    np.testing.assert_array_equal(levels, [2, 3, 7])
+    np.testing.assert_array_equal(counts, [[1, 2, 0], [0, 0, 0], [2, 0, 1]])
+    levels, counts = count_levels([])
+    assert levels.size == 0 and counts.shape == (0, 0)

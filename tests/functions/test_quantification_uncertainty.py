@@ -10,6 +10,7 @@ from scipy.stats import t as student
 
 from tomopipe.functions.quantification.tiling import Tiling, cubes
 from tomopipe.functions.quantification.uncertainty import (
+    interval_of_counted_median,
     interval_of_median,
     interval_of_sums,
     jackknife_interval,
@@ -73,6 +74,17 @@ def test_median_by_volume():
     assert sum(one) / 2 == pytest.approx(5.0)
     # Without the only group that has any, there is none.
     assert interval_of_median(1.0, np.ones(3), np.zeros(3, np.int64), np.ones(5)) is None
+
+
+def test_median_of_what_is_counted_is_that_of_the_things():
+    random = np.random.default_rng(5)
+    values = random.choice(np.array([2.0, 2.5, 3.1, 4.7], np.float32), 3000)
+    groups, weights = random.integers(0, 12, values.size), random.uniform(1, 2, 12)
+    levels = np.unique(values)
+    counts = np.stack([np.bincount(np.searchsorted(levels, values[groups == g]), minlength=4) for g in range(12)])
+    expected = interval_of_median(3.0, values, groups, weights, limits=(2.9, 9.0))
+    assert interval_of_counted_median(3.0, levels, counts, weights, (2.9, 9.0)) == expected
+    assert expected[0] < 3 < expected[1]
 
 
 def test_intervals_end_at_the_limits_and_hold_the_value():
