@@ -63,9 +63,13 @@ class Blobs:
     def __getitem__(self, rows: slice, /) -> NDArray[np.float32]:
         """Slices [start, stop)."""
         start, stop, _ = rows.indices(self.edge)
-        copies = -(-self.edge // PERIOD)
-        slices = self.period[np.arange(start, stop) % PERIOD]
-        return np.ascontiguousarray(np.tile(slices, (1, copies, copies))[:, : self.edge, : self.edge])
+        slices = np.empty((stop - start, self.edge, self.edge), np.float32)
+        for z in range(start, stop):
+            for y in range(0, self.edge, PERIOD):
+                for x in range(0, self.edge, PERIOD):
+                    part = slices[z - start, y : y + PERIOD, x : x + PERIOD]
+                    part[...] = self.period[z % PERIOD, : part.shape[0], : part.shape[1]]
+        return slices
 
 
 def blobs(edge: int) -> Blobs:

@@ -377,7 +377,9 @@ def _write_dataset(path: Path, name: str, data: NDArray[Any], chunks: tuple[int,
 def _read_slabs(
     folder: Path, name: str, slabs: list[tuple[int, int]], start: int, stop: int, axis: int
 ) -> NDArray[Any]:
-    parts = []
+    # Read into one array: parts that are put together afterwards would be in memory twice.
+    whole: NDArray[Any] | None = None
+    read = 0
     for first, last in slabs:
         low, high = max(start, first), min(stop, last)
         if low >= high:
@@ -385,12 +387,18 @@ def _read_slabs(
         path = folder / f"{slab_name(first, last)}.h5"
         try:
             with h5py.File(path, "r") as file:
-                index = (slice(None),) * axis + (slice(low - first, high - first),)
-                parts.append(file[name][index])
+                slab = file[name]
+                if whole is None:
+                    whole = np.empty((*slab.shape[:axis], stop - start, *slab.shape[axis + 1 :]), slab.dtype)
+                before = (slice(None),) * axis
+                slab.read_direct(
+                    whole, (*before, slice(low - first, high - first)), (*before, slice(low - start, high - start))
+                )
+                read += high - low
         except OSError as error:
             raise StageError(
                 f"{path}: cannot be read ({error}); delete this file and run the scan again, which makes it anew"
             ) from error
-    if sum(part.shape[axis] for part in parts) != stop - start:
+    if whole is None or read != stop - start:
         raise StageError(f"{folder}: holds no slab for some of the rows {start} to {stop}")
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
+    return whole

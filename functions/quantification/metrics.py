@@ -181,7 +181,7 @@ def measure(
 ) -> MetricsResult:
     """Measure phases and objects. Results do not depend on `memory_bytes`.
 
-    Intervals from sub-volumes are those of what adds up over sub-volumes, objects, voxels or the far face: not of
+    Intervals from sub-volumes are those of what adds up over sub-volumes, objects, voxels or the faces of the box: not of
     Betti numbers, open, closed and percolating pores, tortuosity factor and shortest way, which belong to the volume
     as a whole. Intervals from the segmentation are those of what depends on thresholds and can be told from a sample:
     not of the region's volume, the objects at its border, percolation and the representative edge.
@@ -432,6 +432,10 @@ def _add_notes(found: Findings, task: Task) -> None:
         found.notes.append(f"phase {phase} occurs nowhere in the sample region: look at the thresholds")
     elif task.counts.count(phase) == task.counts.region_voxels:
         found.notes.append(f"phase {phase} fills the whole sample region: look at the thresholds")
+    elif metrics.get("object_count") == 0:
+        found.notes.append(
+            f"no object is left of phase {phase}: look at the radii of objects and at objects.minimum_voxels"
+        )
     border, count = metrics.get("border_object_count", 0), metrics.get("object_count", 0)
     if count and border > count / 2:
         corrected = f"equivalent_diameter_border_corrected_mean_{task.scale.unit}" in metrics

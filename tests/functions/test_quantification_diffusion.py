@@ -154,7 +154,7 @@ def test_equals_a_direct_solution_of_slender_voxels():
     # Fast directions are solved first; the gains then fall and rise again.
     random = np.random.default_rng(0)
     compared = 0
-    for _ in range(150):
+    for _ in range(120):
         shape, edges = tuple(random.integers(2, 9, 3)), tuple(random.choice([0.5, 1.0, 2.1, 10.0], 3))
         space = random.random(shape) < random.choice([0.4, 0.5, 0.7, 0.9])
         found = tortuosity_factor(space, 0, edges)
@@ -162,7 +162,7 @@ def test_equals_a_direct_solution_of_slender_voxels():
             compared += 1
             expected = solve_directly(space, 0, edges)
             assert found.effective_diffusivity_ratio == pytest.approx(expected, rel=2e-4), (shape, edges)
-    assert compared > 100
+    assert compared > 80
 
 
 @pytest.mark.parametrize("share", [0.36, 0.5])

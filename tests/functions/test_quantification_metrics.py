@@ -445,7 +445,8 @@ def test_box_that_lies_outside_the_sample_is_told():
     share = re.search(r"only (\d+) % of the box", notes[0])
     assert len(notes) == 1
     assert share is not None
-    assert 0 < int(share[1]) < 10
+    # The sides of the box just fit into the wall.
+    assert 20 < int(share[1]) < 35
     assert {f"percolates_{axis}" for axis in "zyx"} <= set(ring.metrics)
     pillars = measure(standing(abs(y) > 25), None, None, None, PIXEL, "pixel", QuantificationSettings(), PLENTY)
     assert any("only 0 % of the box" in note for note in pillars.notes)
@@ -456,7 +457,7 @@ def test_box_that_lies_outside_the_sample_is_told():
 
 
 def test_note_on_objects_at_the_border(objects, foam):
-    cut = Objects(**{**vars(objects), "touches_border": np.array([True, True, True, False])})
+    cut = Objects(**{**vars(objects), "touches_border": np.array([False, True, True, True])})
     some = measure(foam, cut, None, None, PIXEL, "pixel", ALONE, PLENTY)
     assert "equivalent_diameter_border_corrected_mean_pixel" in some.metrics
     assert any("look at the border-corrected mean" in note for note in some.notes)

@@ -442,6 +442,27 @@ def test_metadata_of_a_nxtomo_scan() -> None:
         assert scan.metadata.pixel_size_um == pytest.approx(0.65)
 
 
+@pytest.mark.parametrize(("rows_um", "expected"), [(6.5, 6.5), (3.25, None), (3.2501, None), (None, None)])
+def test_rows_of_pixels_that_are_not_square_have_their_own_spacing(
+    rows_um: float | None, expected: float | None
+) -> None:
+    detector = "/entry1/tomo_entry/instrument/detector"
+    parts = nxtomo_parts() | {f"{detector}/x_pixel_size": (3.25, {"units": "um"})}
+    if rows_um is not None:
+        parts[f"{detector}/y_pixel_size"] = (rows_um, {"units": "um"})
+    with opened(parts) as scan:
+        assert scan.metadata.row_spacing_um == (None if expected is None else pytest.approx(expected))
+
+
+def test_rows_that_were_binned_otherwise_have_their_own_spacing() -> None:
+    parts = exchange_parts() | {f"{OBJECTIVE}/resolution": (0.69, {"units": "um"})}
+    for axis, binning in (("x", 1), ("y", 2)):
+        parts[f"{INSTRUMENT}/detector/binning_{axis}"] = np.array([binning])
+    with opened(parts) as scan:
+        assert scan.metadata.pixel_size_um == pytest.approx(0.69)
+        assert scan.metadata.row_spacing_um == pytest.approx(1.38)
+
+
 @pytest.mark.parametrize(
     ("resolution", "sensor", "magnification", "binning", "expected"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -21,10 +22,13 @@ from tomopipe.functions.volume import (
     link_projections,
     open_slices,
     read_projections,
+    write_objects,
     write_phases,
     write_projections,
     write_slices,
 )
+
+CUBE = (1.0, 1.0, 1.0)
 
 
 def _volume(shape: tuple[int, ...]) -> np.ndarray:
@@ -36,7 +40,7 @@ def test_slices_are_read_as_written(tmp_path: Path, rows: int, slab_rows: int) -
     volume = _volume((rows, 150, 150))
     layout = SliceLayout(volume.shape, slab_rows)
     path = tmp_path / "reconstruction.zarr"
-    create_slices(path, layout, "reconstruction", 0.65, "micrometer")
+    create_slices(path, layout, "reconstruction", (0.65,) * 3, "micrometer")
     for start, stop in reversed(cut_rows(rows, slab_rows)):
         write_slices(path, layout, start, volume[start:stop])
     assert np.array_equal(open_slices(path)[0:rows], volume)
@@ -50,7 +54,7 @@ def test_pyramid_does_not_depend_on_slabs(tmp_path: Path) -> None:
     for slab_rows in (8, 24, 64):
         layout = SliceLayout(volume.shape, slab_rows)
         path = tmp_path / f"{slab_rows}.zarr"
-        create_slices(path, layout, "volume", 1.0, None)
+        create_slices(path, layout, "volume", CUBE, None)
         for start, stop in cut_rows(len(volume), slab_rows):
             write_slices(path, layout, start, volume[start:stop])
         levels.append([np.asarray(open_slices(path, level)[:]) for level in range(layout.levels)])
@@ -74,7 +78,7 @@ def test_no_two_slabs_share_a_file(tmp_path: Path) -> None:
     volume = _volume((40, 200, 200))
     layout = SliceLayout(volume.shape, 8)
     path = tmp_path / "volume.zarr"
-    create_slices(path, layout, "volume", 1.0, None)
+    create_slices(path, layout, "volume", CUBE, None)
     seen: set[Path] = set()
     for start, stop in cut_rows(40, 8):
         before = {file: file.stat().st_mtime_ns for file in path.rglob("c/*/*/*")}
@@ -86,7 +90,7 @@ def test_no_two_slabs_share_a_file(tmp_path: Path) -> None:
 
 def test_a_slab_that_cuts_files_is_refused(tmp_path: Path) -> None:
     layout = SliceLayout((64, 16, 16), 16)
-    create_slices(tmp_path / "v.zarr", layout, "v", 1.0, None)
+    create_slices(tmp_path / "v.zarr", layout, "v", CUBE, None)
     for start, rows in ((8, 16), (0, 8)):
         with pytest.raises(StageError, match="whole files"):
             write_slices(tmp_path / "v.zarr", layout, start, np.zeros((rows, 16, 16), np.float32))
@@ -95,9 +99,9 @@ def test_a_slab_that_cuts_files_is_refused(tmp_path: Path) -> None:
 def test_creating_twice_keeps_what_is_there(tmp_path: Path) -> None:
     layout = SliceLayout((8, 16, 16), 8)
     volume = _volume((8, 16, 16))
-    create_slices(tmp_path / "v.zarr", layout, "v", 1.0, None)
+    create_slices(tmp_path / "v.zarr", layout, "v", CUBE, None)
     write_slices(tmp_path / "v.zarr", layout, 0, volume)
-    create_slices(tmp_path / "v.zarr", layout, "v", 1.0, None)
+    create_slices(tmp_path / "v.zarr", layout, "v", CUBE, None)
     assert np.array_equal(open_slices(tmp_path / "v.zarr")[0:8], volume)
     assert [path.name for path in tmp_path.iterdir()] == ["v.zarr"]
 
@@ -106,11 +110,12 @@ def test_metadata_is_ome_zarr(tmp_path: Path) -> None:
     models = pytest.importorskip("ome_zarr_models.v05")
     zarr = pytest.importorskip("zarr")
     layout = SliceLayout((64, 520, 520), 64)
-    create_slices(tmp_path / "v.zarr", layout, "reconstruction", 0.65, "micrometer")
+    create_slices(tmp_path / "v.zarr", layout, "reconstruction", (1.3, 0.65, 0.65), "micrometer")
     image = models.Image.from_zarr(zarr.open_group(tmp_path / "v.zarr", mode="r"))
     multiscale = image.attributes.ome.multiscales[0]
-    scales = [dataset.coordinateTransformations[0].scale[0] for dataset in multiscale.datasets]
-    assert scales == pytest.approx([0.65, 1.3, 2.6, 5.2])
+    scales = [dataset.coordinateTransformations[0].scale for dataset in multiscale.datasets]
+    for level, scale in enumerate(scales):
+        assert scale == pytest.approx([1.3 * 2**level, 0.65 * 2**level, 0.65 * 2**level])
     assert {axis.unit for axis in multiscale.axes} == {"micrometer"}
 
 
@@ -163,12 +168,26 @@ def test_phases_read_like_an_array(tmp_path: Path) -> None:
 
 def test_labels_are_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "labels.h5"
-    with pytest.raises(RuntimeError), create_labels(path, (4, 5, 6), True, 1.0, "um") as labels:
-        labels.write("phases", 0, np.ones((2, 5, 6), np.uint8))
+    with pytest.raises(RuntimeError), create_labels(path, (4, 5, 6), True, CUBE, "um"):
         raise RuntimeError
     assert not any(tmp_path.iterdir())
-    with create_labels(path, (4, 5, 6), True, 1.0, "um") as labels:
-        labels.write("objects", 1, np.full((2, 5, 6), 70000, np.uint32))
-    with h5py.File(path) as file:
-        assert file["objects"][:, 0, 0].tolist() == [0, 70000, 70000, 0]
-        assert file["phases"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("cuts", [(0, 16, 24, 40), (0, 8, 37), (0, 5, 21, 40)], ids=["aligned", "short end", "odd"])
+def test_labels_are_copied_from_slabs(tmp_path: Path, cuts: tuple[int, ...]) -> None:
+    random = np.random.default_rng(3)
+    objects = random.integers(0, 90_000, (cuts[-1], 30, 140), np.uint32)
+    phases = random.integers(0, 3, objects.shape, np.uint8)
+    with create_labels(tmp_path / "labels.h5", objects.shape, True, (2.0, 1.0, 1.0), "um") as labels:
+        for start, stop in pairwise(cuts):
+            write_objects(tmp_path / "objects", start, objects[start:stop])
+            write_phases(tmp_path / "phases", start, phases[start:stop])
+            labels.copy("objects", start, tmp_path / "objects" / f"{start:06d}-{stop:06d}.h5")
+            labels.copy("phases", start, tmp_path / "phases" / f"{start:06d}-{stop:06d}.h5")
+        with pytest.raises(StageError, match=r"gone\.h5"):
+            labels.copy("phases", 0, tmp_path / "gone.h5")
+    with h5py.File(tmp_path / "labels.h5") as file:
+        assert np.array_equal(file["objects"][()], objects)
+        assert np.array_equal(file["phases"][()], phases)
+        assert file["objects"].attrs["voxel_size"].tolist() == [2.0, 1.0, 1.0]
+        assert file["objects"].compression == "gzip"
