@@ -164,6 +164,26 @@ def test_objects_resume_where_they_were_killed_and_start_anew_where_cut_otherwis
 
 
 @pytest.mark.slow
+def test_voxels_that_are_no_cubes_are_measured_as_they_are(
+    finished: RunDirectory, scan: Path, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    run = pipeline.run(scan, tmp_path, "--set", "scan.row_spacing_um=6", "--set", "quantification.intervals=false")
+    flat, cubes = (json.loads(one.metrics.read_text()) for one in (run, finished))
+    assert flat["voxel_size"] == [6.0, 3.0, 3.0]
+    assert flat["metrics"]["region_volume_um3"] == pytest.approx(2 * cubes["metrics"]["region_volume_um3"])
+    assert flat["metrics"]["porosity_percent"] == cubes["metrics"]["porosity_percent"]
+    # Spheres become ellipsoids twice as long as wide: 1.71 times the surface.
+    assert flat["metrics"]["surface_area_um2"] == pytest.approx(1.71 * cubes["metrics"]["surface_area_um2"], rel=0.03)
+    with run.objects_table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["touches_border"] == "0"]
+    assert rows
+    assert np.mean([abs(float(row["orientation_z"])) > 0.98 for row in rows]) > 0.9
+    multiscale = json.loads((run.root / "reconstruction.zarr" / "zarr.json").read_text())["attributes"]["ome"]
+    first = multiscale["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]
+    assert first["scale"] == [6.0, 3.0, 3.0]
+
+
+@pytest.mark.slow
 def test_what_is_lost_of_the_objects_is_made_again(
     finished: RunDirectory, scan: Path, pipeline: Pipeline, tmp_path: Path
 ) -> None:
