@@ -29,7 +29,7 @@ _MINIMUM_LENGTH = 8
 
 
 @dataclass(frozen=True)
-class ShellCorrelation:
+class RingCorrelation:
     """Correlation of two half-data reconstructions by spatial frequency; a shell is a ring in each of the slices.
 
     Attributes
@@ -59,7 +59,7 @@ class ShellCorrelation:
 
 def fourier_ring_correlation(
     first: NDArray[np.float32], second: NDArray[np.float32], pixel_size: float = 1.0
-) -> ShellCorrelation:
+) -> RingCorrelation:
     """Correlation of two half-data reconstructions over rings of frequency, each slice transformed for itself.
 
     Of each slice the disc that a reconstruction fills is taken, less its mean, with an edge that falls softly to 0.
@@ -101,11 +101,11 @@ def _correlate(
     second: NDArray[np.float32],
     window: NDArray[np.float32],
     pixel_size: float,
-) -> ShellCorrelation:
+) -> RingCorrelation:
     """Correlation over pairs of slices."""
     if len(first) == 0 or min(window.shape) < _MINIMUM_LENGTH:
         nothing = np.empty(0)
-        return ShellCorrelation(nothing, nothing, np.empty(0, np.int64), nothing, None)
+        return RingCorrelation(nothing, nothing, np.empty(0, np.int64), nothing, None)
     rows, columns = window.shape
     width = 1.0 / (min(rows, columns) * pixel_size)
     shell_of = _shells(rows, columns, pixel_size, width)
@@ -125,7 +125,7 @@ def _correlate(
     threshold = _half_bit(counts)
     # Of correlations and not of powers: of a steep spectrum the strongest shell would be heard alone.
     smooth = _moving_sum(counts * correlation) / _moving_sum(counts)
-    return ShellCorrelation(
+    return RingCorrelation(
         frequency_per_unit=frequency,
         correlation=correlation,
         counts=np.maximum(1, np.rint(counts)).astype(np.int64),

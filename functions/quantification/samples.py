@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..segmentation.thresholds import apply_thresholds
 from ..slabs import Sources, object_settings
-from .resolution import ShellCorrelation, fourier_ring_correlation
+from .resolution import RingCorrelation, fourier_ring_correlation
 from .uncertainty import SegmentationSample
 
 _SAMPLE_EDGE_VOXELS = 120
@@ -56,7 +56,7 @@ def segmentation_sample(sources: Sources, shift: float, scratch: Path) -> Segmen
     return SegmentationSample(as_is, low, high, settings, scratch)
 
 
-def half_data_correlation(sources: Sources) -> ShellCorrelation | None:
+def half_data_correlation(sources: Sources) -> RingCorrelation | None:
     """Fourier ring correlation of the sample slices from every other projection with those from the rest.
 
     The two halves share rotation centre and preprocessing, but no projection. Half as many angles each makes the
@@ -69,7 +69,7 @@ def half_data_correlation(sources: Sources) -> ShellCorrelation | None:
 
     Returns
     -------
-    ShellCorrelation or None
+    RingCorrelation or None
         None for fewer than four projections.
     """
     with h5py.File(sources.run.sample, "r") as file:

@@ -21,7 +21,7 @@ from ..slabs import Sources
 from .image_quality import ImageQuality, measure_image_quality
 from .metrics import GreyVolume, LengthUnit, MetricsResult, QuantificationSettings, measure, working_bytes
 from .metrics_schema import METRICS_FORMAT
-from .resolution import ShellCorrelation
+from .resolution import RingCorrelation
 from .samples import half_data_correlation, segmentation_sample
 
 _SATURATED_WARNING = 0.001
@@ -137,7 +137,7 @@ def _image_quality(sources: Sources) -> ImageQuality:
     )
 
 
-def _add_resolution(content: dict[str, Any], found: ShellCorrelation | None, unit: LengthUnit) -> None:
+def _add_resolution(content: dict[str, Any], found: RingCorrelation | None, unit: LengthUnit) -> None:
     if found is None:
         return
     content["resolution"] = {
