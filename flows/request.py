@@ -5,6 +5,9 @@ The stages' parameters are left to `functions.parameters`; which collections and
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import inspect
 import re
 import uuid
 from collections.abc import Iterable, Mapping
@@ -12,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
+from tomopipe.functions import stages
 from tomopipe.functions.errors import ParameterError
 from tomopipe.functions.parameters import Execution, Parameters, SkippableStage, Stage, validate_model
 
@@ -34,6 +38,8 @@ _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _PRINCIPAL = re.compile(rf"public|all_authenticated_users|urn:globus:(auth:identity|groups:id):{_UUID}")
 _SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PATH = re.compile(r"/[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f/]")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_WEB_ADDRESS = re.compile(r"(https://[^\s\"'<>?#]+[^\s\"'<>?#/])?")
 _PATH_LENGTH_MAX = 1024
 # Of a folder and the scan id together. A search subject takes 500 bytes and has a UUID and a recipe id besides; and the
 # path of the run directory stands in every task of the run's state, which takes 200 KB.
@@ -74,6 +80,18 @@ def _check_path(text: str) -> str:
     return text
 
 
+def _check_digest(text: str) -> str:
+    if not _DIGEST.fullmatch(text):
+        raise ValueError("is not 'sha256:' and 64 hexadecimal digits; `tomopipe deploy` fills it in")
+    return text
+
+
+def _check_web_address(text: str) -> str:
+    if not _WEB_ADDRESS.fullmatch(text):
+        raise ValueError("is no address such as 'https://g-12345.data.globus.org/results', without a '/' at its end")
+    return text
+
+
 def _text_schema(pattern: re.Pattern[str], **keywords: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern.pattern})$", **keywords})
 
@@ -81,6 +99,8 @@ def _text_schema(pattern: re.Pattern[str], **keywords: Any) -> WithJsonSchema:
 Uuid = Annotated[str, AfterValidator(_check_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
 ScanId = Annotated[str, AfterValidator(_check_scan_id), _text_schema(_SCAN_ID)]
 Principal = Annotated[str, AfterValidator(_check_principal), _text_schema(_PRINCIPAL)]
+Digest = Annotated[str, AfterValidator(_check_digest), _text_schema(_DIGEST)]
+WebAddress = Annotated[str, AfterValidator(_check_web_address), _text_schema(_WEB_ADDRESS, maxLength=_PATH_LENGTH_MAX)]
 AbsolutePath = Annotated[str, AfterValidator(_check_path), _text_schema(_PATH, maxLength=_PATH_LENGTH_MAX)]
 
 
@@ -148,6 +168,19 @@ class FlowInput(BaseModel):
         title="Visible to",
         description="Who may find the run's record: public, all_authenticated_users, or URNs of people and groups.",
     )
+    results_url: WebAddress = Field(
+        title="Web address of the results folder",
+        description="Address under which the results folder is served over HTTPS, for links in the record; empty for none.",
+    )
+    version: str = Field(
+        min_length=1,
+        max_length=50,
+        title="tomopipe version",
+        description="Version of the registered functions; a worker of another version refuses the run.",
+    )
+    functions_digest: Digest = Field(
+        title="Digest of the functions", description="Of version and source text of all registered functions."
+    )
     inspect_function_id: Uuid = Field(title="Function: inspect")
     preprocess_function_id: Uuid = Field(title="Function: preprocess")
     reconstruct_function_id: Uuid = Field(title="Function: reconstruct")
@@ -197,6 +230,9 @@ def build_flow_input(
     search_index: str,
     visible_to: Iterable[str],
     function_ids: Mapping[str, str],
+    version: str | None = None,
+    functions_digest: str | None = None,
+    results_url: str = "",
     destination: Mapping[str, str] | None = None,
     parameters: Parameters | Mapping[str, Any] | None = None,
     skip: Iterable[str] = (),
@@ -220,6 +256,10 @@ def build_flow_input(
         Who may find the run's record in the index.
     function_ids : mapping
         Id of each registered function, by the names of `FUNCTIONS`.
+    version, functions_digest : str, optional
+        Version and digest of the registered functions; by default those of this installation.
+    results_url : str
+        HTTPS address of the results folder; empty for none.
     parameters, execution : model or mapping, optional
         As in `functions.parameters`.
     skip : iterable of str
@@ -248,23 +288,61 @@ def build_flow_input(
         "user_endpoint_config": dict(user_endpoint_config or {}),
         "search_index": search_index,
         "visible_to": list(visible_to),
+        "results_url": results_url,
+        "version": importlib.metadata.version("tomopipe") if version is None else version,
+        "functions_digest": all_functions_digest() if functions_digest is None else functions_digest,
         **{f"{name}_function_id": function_ids[name] for name in FUNCTIONS},
         **({} if destination is None else {"destination": destination}),
     }
     return validate_model(FlowInput, values, "request").document()
 
 
-def input_schema() -> dict[str, Any]:
-    """JSON Schema of the flow's input; the Globus web app makes its form from it."""
+def function_digests() -> dict[str, str]:
+    """Digest of each registered function by the names of `FUNCTIONS`: of the package's version and the source text.
+
+    The text is thin and the package does the work: the same text of another version is another function.
+    """
+    version = importlib.metadata.version("tomopipe")
+    texts = {name: f"tomopipe {version}\n{inspect.getsource(getattr(stages, name))}" for name in FUNCTIONS}
+    return {name: f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" for name, text in texts.items()}
+
+
+def all_functions_digest() -> str:
+    """One digest over those of all registered functions."""
+    text = "\n".join(f"{name} {digest}" for name, digest in function_digests().items())
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def input_schema(defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """JSON Schema of the flow's input; the Globus web app makes its form from it.
+
+    Parameters
+    ----------
+    defaults : mapping, optional
+        What the form starts with, by field; of a folder or file as much as is known (`{"id": ...}`). The service fills
+        in nothing by itself: a client that starts a run sends every required field.
+
+    Raises
+    ------
+    ParameterError
+        If `defaults` names no field.
+    """
     schema = FlowInput.model_json_schema()
     fields = _plain_schema(schema, schema.pop("$defs"))
     properties = fields["properties"]
     del properties["destination"]["default"]
-    # What the form starts with. The service itself fills in nothing, which is why these fields are required.
-    properties["start_from"]["default"] = None
-    properties["skip"]["default"] = []
-    for name in ("parameters", "execution", "user_endpoint_config"):
-        properties[name]["default"] = {}
+    known = {
+        "start_from": None,
+        "skip": [],
+        "parameters": {},
+        "execution": {},
+        "user_endpoint_config": {},
+        "results_url": "",
+    }
+    for name, value in {**known, **(defaults or {})}.items():
+        if name not in properties:
+            raise ParameterError(f"input schema: {name!r} is no field of the input; known: {', '.join(properties)}")
+        properties[name]["default"] = value
     fields["propertyOrder"] = list(properties)
     return {
         "type": "object",

@@ -6,13 +6,14 @@ What the input holds is left to `request`, submitting and following runs to the 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from gladier import CallbackLoginManager, GladierBaseClient, generate_flow_definition
 
 from .request import input_schema
-from .tools.common import state_name
+from .tools.common import COMPUTE_URL, state_name
 from .tools.denoise import Denoise
 from .tools.inspect_scan import Inspect
 from .tools.preprocess import Preprocess
@@ -61,14 +62,24 @@ class TomographyClient(GladierBaseClient):  # type: ignore[misc]  # Gladier carr
         super().__init__(**managers)
 
 
-def flow_definition() -> dict[str, Any]:
-    """Definition of the flow as the Flows service takes it. Needs no account and no network, leaves no file."""
+def flow_definition(compute_wait_s: int | None = None) -> dict[str, Any]:
+    """Definition of the flow as the Flows service takes it. Needs no account and no network, leaves no file.
+
+    Parameters
+    ----------
+    compute_wait_s : int, optional
+        How long a compute action may take, its time in the queue included; by default a week.
+    """
     with tempfile.TemporaryDirectory(prefix="tomopipe-") as folder:
         client = TomographyClient(config_file=Path(folder) / "gladier.cfg", login_manager=CallbackLoginManager({}))
         definition: dict[str, Any] = client.get_flow_definition()
+    if compute_wait_s is not None:
+        for state in definition["States"].values():
+            if state.get("ActionUrl") == COMPUTE_URL:
+                state["WaitTime"] = compute_wait_s
     return definition
 
 
-def flow_schema() -> dict[str, Any]:
-    """JSON Schema of the flow's input, as the Flows service takes it."""
-    return input_schema()
+def flow_schema(defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """JSON Schema of the flow's input, as the Flows service takes it; see `request.input_schema`."""
+    return input_schema(defaults)

@@ -19,5 +19,9 @@ class ParameterError(InputError):
     """A parameter is unknown or out of range; the message names the field, the value and the remedy."""
 
 
+class VersionError(InputError):
+    """Two parts of a run have different versions of tomopipe; the message names both and the command that mends it."""
+
+
 class StageError(TomopipeError):
     """A stage failed while it ran; the message names the stage, the slab and the cause."""

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from .denoising.classical import noise_level
 from .device import hidden_gpus
-from .errors import InputError, ParameterError, ScanError
+from .errors import InputError, ParameterError, ScanError, VersionError
+from .locking import lock
 from .memory import return_freed_memory
 from .objects import object_blocks
 from .outputs import OBJECT_STEPS, SLAB_STAGES, check_start, folder_bytes, stage_entries
@@ -76,6 +77,23 @@ class Request:
     def runs(self, stage: Stage) -> bool:
         """Whether the request asks for a stage."""
         return stage not in self.skip
+
+
+def check_version(version: str) -> None:
+    """Refuse to work for functions that were registered by another version of tomopipe than this worker's.
+
+    Raises
+    ------
+    VersionError
+        Names both versions and the command that mends it.
+    """
+    own = importlib.metadata.version("tomopipe")
+    if version != own:
+        raise VersionError(
+            f"version: the flow was deployed with tomopipe {version}, this worker ({platform.node()}) has {own}; in the "
+            f"endpoint's environment run `pip install tomopipe=={version}`, or deploy the flow again with {own}: "
+            f"`pip install tomopipe=={own}`, then `tomopipe deploy`"
+        )
 
 
 def check_request(request: Request) -> Request:
@@ -210,7 +228,9 @@ def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int 
     }
 
 
-def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Request) -> RunDirectory:
+def inspect_scan(
+    scan_path: Path, results_root: Path, scan_id: str, request: Request, provenance: Mapping[str, Any] | None = None
+) -> RunDirectory:
     """Check a scan, resolve a request, and make the run directory ready for its stages.
 
     Parameters
@@ -220,6 +240,8 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
     results_root : Path
     scan_id : str
     request : Request
+    provenance : mapping, optional
+        Where the run comes from: its id, the collections, when the scan had been transferred; kept in `run.json`.
 
     Returns
     -------
@@ -232,9 +254,11 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
         The scan or the request cannot be used.
     """
     return_freed_memory()
+    started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     request = check_request(request)
     scan_folder = results_root / validate_scan_id(scan_id)
-    with open_scan(scan_path) as scan:
+    # Two runs of one scan at once must agree on how the files of a recipe are cut.
+    with lock(scan_folder / ".inspect.lock"), open_scan(scan_path) as scan:
         quality = check_scan(scan, request)
         checksum = file_checksum(scan_path)
         resolved, sample = _resolve(scan, request)
@@ -253,11 +277,12 @@ def inspect_scan(scan_path: Path, results_root: Path, scan_id: str, request: Req
         document = _document(run, scan, quality, request, plan)
         document["scan"].update(path=os.path.relpath(scan_path, run.root), checksum=checksum)
         document.update(resolved=resolved, stages=stages)
-    # run.json first: a start that is killed here finds in it how the files are cut that it has begun to make.
-    write_json(run.run_json, document)
-    _make_volumes(run, (angles, rows, columns), plan, stages, resolved["voxel_size_um"])
-    shutil.rmtree(run.root / "progress", ignore_errors=True)
-    _write_sample(run, sample, resolved["grey_range"])
+        document["provenance"] = {**(provenance or {}), "inspect_started_at": started_at}
+        # run.json first: a start that is killed here finds in it how the files are cut that it has begun to make.
+        write_json(run.run_json, document)
+        _make_volumes(run, (angles, rows, columns), plan, stages, resolved["voxel_size_um"])
+        shutil.rmtree(run.root / "progress", ignore_errors=True)
+        _write_sample(run, sample, resolved["grey_range"])
     return run
 
 

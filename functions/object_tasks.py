@@ -15,6 +15,7 @@ from typing import Any
 
 from . import objects
 from .inspection import STEP_STATES
+from .locking import lock
 from .memory import return_freed_memory
 from .outputs import OBJECT_STEPS
 from .plan import compute_tasks, group_blocks
@@ -141,10 +142,11 @@ class _Step:
         """Drop what an earlier start has left where that cut the volume otherwise, or had other inputs."""
         cut = {"digest": self._digest, "blocks": [list(block) for block in self.blocks]}
         path = self.folder / _BLOCKS_FILE
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == cut:
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        write_json(path, cut)
+        with lock(self.sources.run.lock_path(self.name, 0, 0)):
+            if self._all_is_done() or (path.is_file() and json.loads(path.read_text(encoding="utf-8")) == cut):
+                return
+            shutil.rmtree(self.folder, ignore_errors=True)
+            write_json(path, cut)
 
     def whole(self, work: Callable[[_Step, int], None]) -> None:
         """Do the one piece of a step that takes the volume as a whole."""
@@ -164,13 +166,21 @@ class _Step:
         report_progress(self.sources.run, self.name, 0, self._rows * sweeps, self._advanced, self._rows)
 
     def _once(self, block: Block, index: int, work: Callable[[_Step, int], None]) -> None:
-        run = self.sources.run
-        if run.is_done("separate_objects", 0, self._rows, self._digest):
-            return  # its work folder is gone
-        receipts = RunDirectory(self.folder)
-        if not receipts.is_done(self.name, *block, self._digest):
-            with receipted(run, self.name, *block, self._digest, receipts=receipts):
-                work(self, index)
+        run, receipts = self.sources.run, RunDirectory(self.folder)
+
+        def is_left() -> bool:
+            # The work folder with its receipts goes when everything is done, so that is asked last.
+            return not (receipts.is_done(self.name, *block, self._digest) or self._all_is_done())
+
+        if not is_left():
+            return
+        with lock(run.lock_path(self.name, *block)):
+            if is_left():
+                with receipted(run, self.name, *block, self._digest, receipts=receipts):
+                    work(self, index)
+
+    def _all_is_done(self) -> bool:
+        return self.sources.run.is_done("separate_objects", 0, self._rows, self._digest)
 
 
 @contextlib.contextmanager

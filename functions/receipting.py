@@ -20,6 +20,7 @@ from typing import Any
 from .device import worker_device
 from .errors import StageError, TomopipeError
 from .inspection import software
+from .locking import lock
 from .memory import return_freed_memory
 from .outputs import stage_slabs
 from .parameters import Stage
@@ -40,9 +41,10 @@ def slab_task(
         for first, last in stage_slabs(sources.document, stage):
             if not (start <= first and last <= stop):
                 continue
-            if not run.is_done(stage, first, last, digest):
-                with receipted(run, stage, first, last, digest) as receipt:
-                    receipt.update(work(sources, first, last))
+            with undone(run, stage, first, last, digest) as is_left:
+                if is_left:
+                    with receipted(run, stage, first, last, digest) as receipt:
+                        receipt.update(work(sources, first, last))
             report_progress(run, stage, start, stop, last - start)
     return {"slab": [start, stop]}
 
@@ -55,11 +57,25 @@ def whole_volume_task(stage: Stage, run_root: str) -> Iterator[tuple[Sources | N
     with contextlib.closing(Sources(run)) as sources:
         digest = sources.document["stages"][stage]["digest"]
         rows = sources.shape[1]
-        if run.is_done(stage, 0, rows, digest):
-            yield None, json.loads(run.receipt_path(stage, 0, rows).read_text(encoding="utf-8"))
-            return
-        with receipted(run, stage, 0, rows, digest) as receipt:
-            yield sources, receipt
+        with undone(run, stage, 0, rows, digest) as is_left:
+            if not is_left:
+                yield None, json.loads(run.receipt_path(stage, 0, rows).read_text(encoding="utf-8"))
+                return
+            with receipted(run, stage, 0, rows, digest) as receipt:
+                yield sources, receipt
+
+
+@contextlib.contextmanager
+def undone(receipts: RunDirectory, stage: str, start: int, stop: int, digest: str) -> Iterator[bool]:
+    """Whether a slab is left to do; while the block lasts, nobody else does it.
+
+    Two runs of one recipe at once share the work so: each waits for what the other is at, and finds it done.
+    """
+    if receipts.is_done(stage, start, stop, digest):
+        yield False
+        return
+    with lock(receipts.lock_path(stage, start, stop)):
+        yield not receipts.is_done(stage, start, stop, digest)
 
 
 @contextlib.contextmanager

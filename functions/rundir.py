@@ -90,6 +90,10 @@ class RunDirectory:
         """Path of a slab's receipt; `stage` in snake_case."""
         return self.root / "receipts" / stage / f"{slab_name(start, stop)}.json"
 
+    def lock_path(self, stage: str, start: int, stop: int) -> Path:
+        """Path of the lock that a task holds while it works on a slab."""
+        return self.root / "receipts" / stage / f".{slab_name(start, stop)}.lock"
+
     def failure_path(self, stage: str, start: int, stop: int) -> Path:
         """Path of the traceback of a slab's latest failure."""
         return self.root / "failures" / stage / f"{slab_name(start, stop)}.txt"

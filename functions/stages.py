@@ -15,20 +15,23 @@ def inspect(
     start_from: str | None,
     execution: dict[str, object],
     function_ids: dict[str, str],
+    version: str,
+    provenance: dict[str, object],
 ) -> dict[str, object]:
     """Check a scan, resolve every parameter, write run.json, and return each later stage's tasks."""
     from pathlib import Path
 
-    from tomopipe.functions.inspection import Request, inspect_scan, task_list
+    from tomopipe.functions.inspection import Request, check_version, inspect_scan, task_list
     from tomopipe.functions.parameters import Execution, parse_parameters, validate_model
 
+    check_version(version)
     request = Request(
         parse_parameters(parameters),
         tuple(skip),  # type: ignore[arg-type]
         start_from or None,  # type: ignore[arg-type]
         validate_model(Execution, execution, "execution"),
     )
-    return task_list(inspect_scan(Path(scan_path), Path(results_root), scan_id, request), function_ids)
+    return task_list(inspect_scan(Path(scan_path), Path(results_root), scan_id, request, provenance), function_ids)
 
 
 def preprocess(run: str, start: int, stop: int) -> dict[str, object]:

@@ -35,6 +35,16 @@ _KWARGS: dict[str, Any] = {
     "skip.$": "$.input.skip",
     "start_from.$": "$.input.start_from",
     "execution.$": "$.input.execution",
+    "version.$": "$.input.version",
+    "provenance": {
+        "run_id.$": "$._context.run_id",
+        "flow_id.$": "$._context.flow_id",
+        "functions_digest.$": "$.input.functions_digest",
+        "transferred_at.$": "$.TransferScan.completion_time",
+        "source.$": "$.input.scan",
+        "processing.$": "$.input.processing",
+        "results_url.$": "$.input.results_url",
+    },
     "function_ids": {f"{f.__name__}.$": f"$.input.{function_id_field(f)}" for f in PLANNED_FUNCTIONS},
 }
 
@@ -43,7 +53,8 @@ class Inspect(StageTool):
     """Refuses a bad scan, resolves the parameters, and returns the task list of each later stage."""
 
     required_input: ClassVar[list[str]] = [
-        *COMPUTE_INPUT, "processing_root", "scan_id", "parameters", "skip", "start_from", "execution"
+        *COMPUTE_INPUT, "processing_root", "scan_id", "parameters", "skip", "start_from", "execution", "version",
+        "functions_digest", "results_url", "scan", "processing",
     ]  # fmt: skip
     compute_functions: ClassVar[list[Any]] = [stages.inspect]
     flow_definition: ClassVar[Definition] = {

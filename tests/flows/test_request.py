@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import uuid
 from typing import Any
@@ -11,7 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomopipe.flows.request import FUNCTIONS, build_flow_input, input_schema
+from tomopipe.flows.request import (
+    FUNCTIONS,
+    all_functions_digest,
+    build_flow_input,
+    function_digests,
+    input_schema,
+)
 from tomopipe.flows.tools.common import function_id_field
 from tomopipe.functions import stages
 from tomopipe.functions.errors import ParameterError
@@ -61,6 +68,9 @@ def test_document_is_exact() -> None:
         "user_endpoint_config": {},
         "search_index": ID,
         "visible_to": ["public"],
+        "results_url": "",
+        "version": importlib.metadata.version("tomopipe"),
+        "functions_digest": all_functions_digest(),
         **{f"{name}_function_id": IDS[name] for name in FUNCTIONS},
     }
 
@@ -102,6 +112,36 @@ def test_functions_are_the_registered_ones() -> None:
         assert function_id_field(getattr(stages, name)) == f"{name}_function_id"
 
 
+def test_digest_of_a_function_covers_its_text_and_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, all_before = function_digests(), all_functions_digest()
+    assert list(before) == list(FUNCTIONS)
+    assert len(set(before.values())) == len(FUNCTIONS)
+
+    def quantify(run: str) -> dict[str, object]:
+        """Another text."""
+        return {"run": run}
+
+    monkeypatch.setattr(stages, "quantify", quantify)
+    after = function_digests()
+    assert {name for name in FUNCTIONS if after[name] != before[name]} == {"quantify"}
+    assert all_functions_digest() != all_before
+    monkeypatch.undo()
+    version = importlib.metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.9" if name == "tomopipe" else version(name))
+    assert not set(function_digests().values()) & set(before.values())
+
+
+def test_schema_starts_the_form_with_the_defaults_of_a_deployment() -> None:
+    defaults = {"search_index": ID, "scan": {"id": ID}, "visible_to": ["public"], "execution": {"slab": 64}}
+    properties = input_schema(defaults)["properties"]["input"]["properties"]
+    assert {name: properties[name]["default"] for name in defaults} == defaults
+    assert "default" not in properties["scan_id"]
+    assert properties["skip"]["default"] == []
+    assert "default" not in input_schema()["properties"]["input"]["properties"]["search_index"]
+    with pytest.raises(ParameterError, match="input schema: 'index' is no field"):
+        input_schema({"index": ID})
+
+
 # What is refused
 
 
@@ -126,6 +166,10 @@ def test_functions_are_the_registered_ones() -> None:
         ({"processing_root": "/"}, r"processing_root='/'"),
         ({"processing_root": "/" + "é" * 111}, r"processing_root=.* have 232 bytes together; .*at most 230"),
         ({"destination": {"id": ID, "path": ""}}, r"destination\.path=''"),
+        ({"version": ""}, r"version=''"),
+        ({"functions_digest": "sha256:12"}, r"functions_digest='sha256:12': .*`tomopipe deploy`"),
+        ({"results_url": "http://a.org"}, r"results_url='http://a.org': is no address"),
+        ({"results_url": "https://a.org/"}, r"results_url='https://a.org/'"),
         ({"compute_endpoint": "polaris"}, r"compute_endpoint='polaris': is not a UUID"),
         ({"search_index": 7}, r"search_index=7"),
         ({"visible_to": []}, r"visible_to=\[\]: .*at least 1"),
@@ -180,7 +224,8 @@ def test_schema_has_everything_that_a_form_needs() -> None:
         assert properties[name]["required"] == ["id", "path"]
         assert properties[name]["type"] == "object"
     starts = {name: field["default"] for name, field in properties.items() if "default" in field}
-    assert starts == {"parameters": {}, "skip": [], "start_from": None, "execution": {}, "user_endpoint_config": {}}
+    empty = {"parameters": {}, "execution": {}, "user_endpoint_config": {}}
+    assert starts == {**empty, "skip": [], "start_from": None, "results_url": ""}
     reconstruction = properties["parameters"]["properties"]["reconstruction"]["properties"]
     assert reconstruction["algorithm"]["default"] == Parameters().reconstruction.algorithm
 

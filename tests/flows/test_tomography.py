@@ -188,6 +188,16 @@ def test_waiting_times_suit_the_providers(definition: dict[str, Any], url: str, 
     assert times == {wait_time_s}
 
 
+def test_a_deployment_may_wait_for_compute_as_long_as_it_likes(definition: dict[str, Any]) -> None:
+    shorter = flow_definition(compute_wait_s=90)
+    for name, state in shorter["States"].items():
+        if state.get("ActionUrl") == COMPUTE:
+            assert state.pop("WaitTime") == 90
+            assert definition["States"][name]["WaitTime"] == 7 * 24 * 3600
+            state["WaitTime"] = 7 * 24 * 3600
+    assert shorter == definition
+
+
 def test_compute_states_share_one_endpoint_configuration(definition: dict[str, Any]) -> None:
     # Another configuration is another endpoint process, another batch job and another wait in the queue.
     compute = [s["Parameters"] for s in definition["States"].values() if s.get("ActionUrl") == COMPUTE]
@@ -300,7 +310,18 @@ def test_good_run_passes_the_right_requests(definition: dict[str, Any]) -> None:
         "start_from": "segment",
         "execution": {},
         "function_ids": {name: IDS[name] for name in FUNCTIONS if name != "inspect"},
+        "version": given["version"],
+        "provenance": {
+            "run_id": task["kwargs"]["provenance"]["run_id"],
+            "flow_id": str(uuid.UUID(int=0)),
+            "functions_digest": given["functions_digest"],
+            "transferred_at": outcome.state["TransferScan"]["completion_time"],
+            "source": given["scan"],
+            "processing": given["processing"],
+            "results_url": "",
+        },
     }
+    assert uuid.UUID(task["kwargs"]["provenance"]["run_id"])
     inspect.signature(stages.inspect).bind(**task["kwargs"])
     for state in (*SKIPPABLE, *OBJECT_STEPS, "Quantify"):
         in_parts = state in ("FindObjects", "LabelObjects")
