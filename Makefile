@@ -3,15 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= demo
 BIN = $(VENV)/bin
-SOURCES = pyproject.toml constraints.txt $(shell find flows functions -name '*.py' -o -name py.typed)
+SOURCES = pyproject.toml constraints.txt $(shell find flows functions -type f ! -name '*.py[co]' ! -name '*.nb[ci]')
 
-.PHONY: help demo test check fast develop accuracy clean
+.PHONY: help demo test check fast develop facility accuracy clean
 
 help:
 	@echo "make demo      simulate a scan, run the pipeline on it, compare with the truth"
 	@echo "make test      check style and types, run all tests"
 	@echo "make fast      the tests that take a minute"
 	@echo "make develop   editable install in $(VENV)"
+	@echo "make facility  a facility on this machine: Globus services, Compute agent, collections (needs RabbitMQ)"
 	@echo "make accuracy  write docs/reference/accuracy.md anew"
 
 demo: $(VENV)/.demo
@@ -30,6 +31,9 @@ check: $(VENV)/.test
 
 accuracy: $(VENV)/.test
 	$(BIN)/python benchmarks/accuracy.py
+
+facility: $(VENV)/.test
+	$(BIN)/python tests/facility
 
 develop: $(VENV)/.made
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,docs]'

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference that are made from the code: the parameters, and the JSON schema of the metrics."""
+"""Writes the pages of docs/reference that are made from the code: parameters, fields of search documents, JSON schemas."""
 
 from __future__ import annotations
 
@@ -12,15 +12,62 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tomopipe.functions.parameters import Parameters
+from tomopipe.functions.quantification.document_schema import document_schema
 from tomopipe.functions.quantification.metrics_schema import metrics_schema
+from tomopipe.functions.quantification.provenance import TIMED_STAGES
 
 REFERENCE = Path(__file__).parent / "reference"
+
+_SEARCH_DOCUMENT = """# Search document
+
+What a run publishes to the search index, format `tomopipe-document/2`: the local index of `tomopipe run` and an index of
+Globus Search hold the same. Made from `functions/quantification/document_schema.py` by `docs/generate_reference.py`; the
+JSON schema is [tomopipe-document-2.schema.json](tomopipe-document-2.schema.json), printed by
+
+```
+tomopipe definition document
+```
+
+- An entry's subject is `globus://COLLECTION/PATH` of the run directory, its id `run`: how the latest run of a recipe
+  ended. Another recipe is another subject. Of a scan that failed before it had a run directory, the subject is the
+  scan's folder.
+- The record of a failed run has `failure`, `source` and what is known of its `provenance`; that of a good run has no
+  `failure`.
+- An index fixes a field's type with the first value it gets. So every number is written with a decimal point, nothing is
+  ever null or NaN, and what is not known or was skipped has no field. `type_record()` in the same module holds every
+  field once: ingested into a new index before anything else, and deleted, it fixes each type as it is meant.
+- `request` is JSON text: with it a run can be asked for again after the service has forgotten it.
+- Times are UTC. `wait_s_<stage>` is how long the first task of a stage was waited for (mostly in a queue),
+  `run_s_<stage>` how long the stage took from there. Only work of this run counts; stages that were there already are
+  in `reused`.
+- The document of an ordinary run has 8 to 12 KB: it travels in the flow's state, which is limited. Texts from the scan's
+  file are cut at 200 characters, warnings at 2000.
+
+## Searching
+
+```
+tomopipe search 'porosity > 20 and sample:shale'
+tomopipe search 'wait_s_preprocess > 3600'
+tomopipe search 'status:failed stage:Reconstruct'
+```
+
+Words and `"phrases"` are looked for in all texts, `field:word` in one field, `word*` is how a word begins;
+`> >= < <= = !=` compare a field with a number; a date is found by its year, month or day. `and` (which may be left out),
+`or`, `not` and parentheses combine. A field is named in full (`metrics.porosity_percent`), by its last part, or without
+its unit (`porosity`); of a length in micrometres and in pixels the one in micrometres is meant.
+
+Both indices understand the same: for Globus Search the query is translated to its advanced syntax. Two differences
+remain. Globus Search takes `scan_0042` for one word, the local index for two. And of its hits the latest come first, with
+those of failed runs, which have no time, last.
+"""
 
 
 def pages() -> dict[Path, str]:
     """Content of each page."""
     return {
         REFERENCE / "parameters.md": parameters_page(),
+        REFERENCE / "search-document.md": search_document_page(),
+        REFERENCE / "tomopipe-document-2.schema.json": json.dumps(document_schema(), indent=2) + "\n",
         REFERENCE / "tomopipe-metrics-2.schema.json": json.dumps(metrics_schema(), indent=2) + "\n",
     }
 
@@ -44,6 +91,57 @@ def parameters_page() -> str:
         lines += [f"## {name}", "", section.__doc__ or "", "", *_table(section.model_fields.items()), ""]
     lines += ["## Beside the sections", "", *_table(plain), ""]
     return "\n".join(lines)
+
+
+def search_document_page() -> str:
+    """The fields of search documents as Markdown."""
+    schema = document_schema()
+    plain = {name: value for name, value in schema["properties"].items() if value["type"] != "object"}
+    lines = [_SEARCH_DOCUMENT, "## Fields", "", *_field_table(plain), ""]
+    for name, block in schema["properties"].items():
+        if name in plain:
+            continue
+        lines += [f"### {name}", "", block["description"], ""]
+        if name in ("metrics", "quality"):
+            lines += [f"{len(block['properties'])} numbers; [metrics](metrics.md) defines them.", ""]
+        elif name == "intervals":
+            lines += ["`<metric>_low` and `<metric>_high` of the first metrics.", ""]
+        else:
+            lines += [*_field_table(_without_stages(block["properties"])), ""]
+    return "\n".join(lines)
+
+
+def _without_stages(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, those that there are for every stage shown once."""
+    shown: dict[str, Any] = {}
+    for name, value in fields.items():
+        stage = next((stage for stage in TIMED_STAGES if name.endswith(f"_{stage}")), None)
+        if stage is None:
+            shown[name] = value
+        else:
+            general = {**value, "description": value["description"].replace(f" {stage}", " the stage")}
+            shown.setdefault(f"{name.removesuffix(stage)}<stage>", general)
+    return shown
+
+
+def _field_table(fields: dict[str, Any]) -> list[str]:
+    rows = ["| field | type | |", "|---|---|---|"]
+    for name, value in fields.items():
+        inner = value.get("items", value)
+        said = value.get("description") or inner.get("description") or ""
+        if "const" in value or "enum" in value:
+            said = " or ".join(f"`{choice}`" for choice in value.get("enum", [value.get("const")]))
+        listed = "list of " if "items" in value else ""
+        rows.append(f"| `{name}` | {listed}{_json_type(inner)} | {said} |")
+    return rows
+
+
+def _json_type(schema: dict[str, Any]) -> str:
+    if schema["type"] == "object":
+        return ", ".join(f"`{name}`" for name in schema["properties"])
+    if schema["type"] == "number":
+        return "number"
+    return "date" if "format" in schema else "text"
 
 
 def _table(fields: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """The `tomopipe` command: reads options, calls what does the work, prints what a person or a program reads.
 
-Exit codes: 0 good, 1 the run failed, 2 bad input, 130 interrupted.
+The commands of a facility are in `service_commands`. Exit codes: 0 good, 1 the run failed, 2 bad input, 3 a person must
+log in or consent, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -34,10 +35,26 @@ from tomopipe.functions.parameters import (
     validate_model,
 )
 
+from .found_runs import ServiceReference, find_local, find_run
+from .service_commands import (
+    AsJson,
+    AtDeployment,
+    OfDeployment,
+    RunName,
+    close_clients,
+    exit_code,
+    list_service_runs,
+    register,
+    search_deployment,
+    service_json,
+    service_log,
+    show_service_status,
+)
+
 if TYPE_CHECKING:
     from tomopipe.functions.rundir import RunDirectory
 
-    from .local.run import CheckedRun, RunResult
+    from .local.run import CheckedRun, LocalRequest, RunResult
     from .local.run_store import RunRecord
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -53,18 +70,15 @@ app = typer.Typer(
 _out = Console(highlight=False, soft_wrap=True)
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
-RunName = Annotated[str, typer.Argument(help="Run id or its beginning, or a scan id (its latest run).", metavar="RUN")]
+Local = Annotated[bool, typer.Option("--local", help="This machine alone, whatever deployment is set.")]
 
 
 def main() -> None:
     """Entry point: runs the command, and turns an expected error into one message and its exit code."""
     try:
         app(standalone_mode=True)
-    except InputError as error:
-        _stop(error, BAD_INPUT)
     except TomopipeError as error:
-        _stop(error, FAILED)
+        _stop(error, exit_code(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -73,6 +87,8 @@ def main() -> None:
         with contextlib.suppress(OSError):
             print(f"error: cannot print: {error.strerror}", file=sys.stderr)
         os._exit(FAILED)
+    finally:
+        close_clients()
 
 
 @app.callback(invoke_without_command=True)
@@ -208,10 +224,14 @@ def convert(
 @app.command(short_help="Print the flow's definition and input schema.")
 def definition(
     what: Annotated[
-        str, typer.Argument(help="definition, schema, both, or metrics: the schema of labels.json.")
+        str,
+        typer.Argument(
+            help="definition, schema, both; metrics, document: schemas of labels.json and of search documents."
+        ),
     ] = "both",
 ) -> None:
     """Print the flow's definition and its input schema as the Globus Flows service takes them."""
+    from tomopipe.functions.quantification.document_schema import document_schema
     from tomopipe.functions.quantification.metrics_schema import metrics_schema
 
     from .tomography import flow_definition, flow_schema
@@ -220,6 +240,7 @@ def definition(
         "definition": flow_definition,
         "schema": flow_schema,
         "metrics": metrics_schema,
+        "document": document_schema,
         "both": lambda: {"definition": flow_definition(), "input_schema": flow_schema()},
     }
     if what not in makers:
@@ -227,37 +248,58 @@ def definition(
     print(json.dumps(makers[what](), indent=2))
 
 
-@app.command()
+@app.command(short_help="List runs, here and at facilities.")
 def runs(
     limit: Annotated[int, typer.Option(min=1, help="Most runs listed.")] = 20,
     status: Annotated[
-        str | None, typer.Option(help="Only of one status: ACTIVE, SUCCEEDED, FAILED, CANCELLED, INTERRUPTED.")
+        str | None,
+        typer.Option(help="Only of one status: ACTIVE, INACTIVE, SUCCEEDED, FAILED, CANCELLED, INTERRUPTED."),
     ] = None,
+    deployment: OfDeployment = None,
+    local: Local = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs of this machine, newest first."""
+    """List the latest runs: of this machine and those that it submitted, or all of a deployment as the service says."""
     from .local.run import run_store
+    from .local.run_store import RUN_STATUSES
 
-    records = run_store().list_runs(limit, status=status.upper() if status else None)
+    wanted = status.upper() if status else None
+    known = (*RUN_STATUSES, "INACTIVE")
+    if wanted is not None and wanted not in known:
+        raise InputError(f"--status {status}: is not one of {', '.join(known)}")
+    rows: list[tuple[str, str, dict[str, Any]]] = []
+    if local or deployment is None:
+        records = [] if wanted == "INACTIVE" else run_store().list_runs(limit, status=wanted)
+        rows += [(record.started, "here", _record_json(record)) for record in records]
+    if not local and wanted != "INTERRUPTED" and (deployment is not None or _has_submissions()):
+        found = list_service_runs(limit, wanted, deployment)
+        rows += [(run.started, run.deployment, service_json(run)) for run in found]
+    rows = sorted(rows, key=lambda row: row[0], reverse=True)[:limit]
     if as_json:
-        print(json.dumps([_record_json(record) for record in records], indent=2))
+        print(json.dumps([row for _, _, row in rows], indent=2))
         return
-    if not records:
-        print("no runs yet; start one with: tomopipe run SCAN.h5")
+    if not rows:
+        print("no runs yet; start one with: tomopipe run SCAN.h5, or tomopipe submit SCAN --deployment NAME")
         return
-    table = Table("run", "scan", "status", "started", "recipe", box=None)
-    for record in records:
-        table.add_row(record.run_id[:8], record.label, record.status, record.started[:19], record.recipe_id or "")
-    _out.print(table)
+    table = Table("run", "scan", "status", "started", "recipe", "where", box=None)
+    for started, place, row in rows:
+        stale = f" (as of {row['asked'][:19]})" if row.get("asked") else ""
+        table.add_row(
+            row["run_id"][:8], row["scan_id"], row["status"] + stale, started[:19], row["recipe_id"] or "", place
+        )
+    _print_whole(table)
 
 
 @app.command(short_help="Show how a run stands.")
-def status(name: RunName, as_json: AsJson = False) -> None:
+def status(name: RunName, deployment: AtDeployment = None, as_json: AsJson = False) -> None:
     """Show how a run stands: its states, and its error where it failed."""
     from .local.run import run_store
 
     store = run_store()
-    record = _find_run(name)
+    record = find_run(name, deployment)
+    if isinstance(record, ServiceReference):
+        show_service_status(record, as_json)
+        return
     states = store.states(record.run_id)
     if as_json:
         listed = [
@@ -281,11 +323,13 @@ def status(name: RunName, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def log(name: RunName, as_json: AsJson = False) -> None:
+def log(name: RunName, deployment: AtDeployment = None, as_json: AsJson = False) -> None:
     """Print the log of a run."""
     from .local.run import run_store
 
-    for event in run_store().events(_find_run(name).run_id):
+    found = find_run(name, deployment)
+    events = service_log(found) if isinstance(found, ServiceReference) else run_store().events(found.run_id)
+    for event in events:
         if as_json:
             print(
                 json.dumps({"time": event.time, "code": event.code, "description": event.description, **event.details})
@@ -296,16 +340,21 @@ def log(name: RunName, as_json: AsJson = False) -> None:
                 print(_indented(event.details["cause"]))
 
 
-@app.command(short_help="Search the index of this machine.")
+@app.command(short_help="Search the index of this machine, or of a facility.")
 def search(
     query: Annotated[list[str], typer.Argument(help="For example: 'porosity > 20 and sample:shale'", metavar="QUERY")],
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most hits listed.")] = 20,
+    deployment: OfDeployment = None,
+    local: Local = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search the index of this machine: words, FIELD:WORD, and comparisons such as 'porosity > 20'."""
+    """Search the index of this machine or of a deployment: words, FIELD:WORD, and comparisons such as 'porosity > 20'."""
     from .local.run import search_index
 
-    hits = search_index().search(" ".join(query), limit)
+    if deployment is None or local:
+        hits = search_index().search(" ".join(query), limit)
+    else:
+        hits = search_deployment(" ".join(query), limit, deployment)
     if as_json:
         print(json.dumps([{"subject": hit.subject, "content": hit.content} for hit in hits], indent=2))
         return
@@ -533,11 +582,22 @@ def _print_beside_truth(directory: RunDirectory, truth: dict[str, Any]) -> None:
 
 
 def _find_run(name: str) -> RunRecord:
+    """A local run: what only those have is asked for."""
     from .local.run import run_store
 
-    store = run_store()
-    latest = next((record for record in store.list_runs(1_000_000) if record.label == name), None)
-    return latest or store.get_run(name)
+    return find_local(name) or run_store().get_run(name)
+
+
+def _has_submissions() -> bool:
+    from .submissions import submission_store
+
+    return submission_store().path.is_file()
+
+
+def _run_locally(request: LocalRequest, as_json: bool) -> None:
+    from .local.run import check_run
+
+    _finish(_run_with_progress(check_run(request)), as_json)
 
 
 def _run_directory(name: str) -> Path:
@@ -586,6 +646,9 @@ def _indented(cause: Any) -> str:
 def _stop(error: Exception, code: int) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+register(app, _run_locally)
 
 
 if __name__ == "__main__":

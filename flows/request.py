@@ -331,7 +331,7 @@ def input_schema(defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     fields = _plain_schema(schema, schema.pop("$defs"))
     properties = fields["properties"]
     del properties["destination"]["default"]
-    known = {
+    known: dict[str, Any] = {
         "start_from": None,
         "skip": [],
         "parameters": {},

@@ -61,6 +61,13 @@ class TomographyClient(GladierBaseClient):  # type: ignore[misc]  # Gladier carr
             self.secret_config_filename = str(config_file)
         super().__init__(**managers)
 
+    def _determine_storage(self) -> Any:
+        # Gladier moves a file of its old versions, ~/.gladier-secrets.cfg, into a storage that holds nothing yet; ours
+        # may be a passing one, and the user's file would be gone.
+        storage = super()._determine_storage()
+        storage.set_value("written_by", "tomopipe")
+        return storage
+
 
 def flow_definition(compute_wait_s: int | None = None) -> dict[str, Any]:
     """Definition of the flow as the Flows service takes it. Needs no account and no network, leaves no file.

@@ -329,7 +329,7 @@ def _document(run: RunDirectory, scan: Scan, quality: ScanQuality, request: Requ
         "format": RUN_FORMAT,
         "scan_id": run.root.parent.name,
         "recipe_id": run.root.name,
-        "inspected_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "inspected_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "scan": {
             "layout": scan.layout,
             "shape": list(scan.shape),
@@ -344,6 +344,7 @@ def _document(run: RunDirectory, scan: Scan, quality: ScanQuality, request: Requ
             "parameters": request.parameters.model_dump(mode="json"),
             "skip": list(request.skip),
             "start_from": request.start_from,
+            "execution": request.execution.model_dump(mode="json", exclude_unset=True),
         },
         "plan": {
             "slab_rows": plan.slab_rows,

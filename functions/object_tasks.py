@@ -19,7 +19,8 @@ from .locking import lock
 from .memory import return_freed_memory
 from .outputs import OBJECT_STEPS
 from .plan import compute_tasks, group_blocks
-from .receipting import receipted, report_progress, whole_volume_task
+from .quantification.provenance import parse_time, steps_work
+from .receipting import briefly, receipted, report_progress, whole_volume_task
 from .rundir import RunDirectory, file_checksum, slab_name, write_json, written_aside
 from .slabs import Sources, object_settings
 from .volume import create_labels, write_objects
@@ -30,6 +31,7 @@ _BLOCKS_FILE = "blocks.json"
 _LABELS_FOLDER = "labels"
 
 
+@briefly
 def prepare_objects_task(run_root: str, function_ids: Mapping[str, str]) -> dict[str, Any]:
     """Phases -> the phase opened, closed and filled, and its walls by block; returns the tasks of the steps on blocks."""
 
@@ -56,6 +58,7 @@ def prepare_objects_task(run_root: str, function_ids: Mapping[str, str]) -> dict
     }
 
 
+@briefly
 def find_objects_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Pieces of objects in the blocks of slices [start, stop)."""
 
@@ -68,6 +71,7 @@ def find_objects_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return {"slab": [start, stop]}
 
 
+@briefly
 def join_objects_task(run_root: str) -> dict[str, Any]:
     """Pieces -> which are one object, and its number."""
 
@@ -79,6 +83,7 @@ def join_objects_task(run_root: str) -> dict[str, Any]:
     return {"step": "join_objects"}
 
 
+@briefly
 def label_objects_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Labels and measures of the objects in the blocks of slices [start, stop)."""
 
@@ -92,6 +97,7 @@ def label_objects_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return {"slab": [start, stop]}
 
 
+@briefly
 def separate_objects_task(run_root: str) -> dict[str, Any]:
     """Labels of all blocks -> `labels.h5` and the tables of objects and contacts."""
     with whole_volume_task("separate_objects", run_root) as (sources, receipt):
@@ -117,6 +123,7 @@ def separate_objects_task(run_root: str) -> dict[str, Any]:
             objects=len(table),
             contacts=len(contacts),
             step_seconds=_step_seconds(folder),
+            steps=_steps_work(sources, folder),
             checksum=file_checksum(run.labels),
         )
     # The receipt stands now: nobody needs the work folder any more.
@@ -198,3 +205,10 @@ def _step_seconds(folder: Path) -> dict[str, float]:
     """Seconds of work in each step, over all its tasks."""
     receipts = RunDirectory(folder)
     return {step: round(sum(r["seconds"] for r in receipts.receipts(step)), 4) for step in OBJECT_STEPS}
+
+
+def _steps_work(sources: Sources, folder: Path) -> dict[str, Any]:
+    """When the steps worked in this run: their receipts go with the work folder, and the search document tells of it."""
+    receipts = RunDirectory(folder)
+    every = [receipt for step in OBJECT_STEPS for receipt in receipts.receipts(step)]
+    return steps_work(every, parse_time(sources.document["inspected_at"]))

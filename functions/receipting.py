@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from .device import worker_device
 from .errors import StageError, TomopipeError
@@ -27,7 +28,9 @@ from .parameters import Stage
 from .rundir import RunDirectory
 from .slabs import Sources
 
+_P = ParamSpec("_P")
 _MESSAGE_MAX = 500
+_FULL_FAILURES = 8
 
 
 def slab_task(
@@ -116,6 +119,34 @@ def receipted(
             **receipt,
         },
     )
+
+
+def briefly(task: Callable[_P, dict[str, Any]]) -> Callable[_P, dict[str, Any]]:
+    """Have what a task raises travel light: without the frames that led to it, and where others failed before, without words.
+
+    All tasks of a stage may fail at once, of a full disk for example, and what they say goes through the run's state, which is
+    limited. The first say why; the tracebacks are in the run directory.
+    """
+
+    @functools.wraps(task)
+    def brief(*arguments: _P.args, **keywords: _P.kwargs) -> dict[str, Any]:
+        try:
+            return task(*arguments, **keywords)
+        except TomopipeError as error:
+            run = RunDirectory(Path(str(arguments[0])))
+            if isinstance(error, StageError) and _failures(run) > _FULL_FAILURES:
+                raise StageError("failed like others before; see the failures in the run directory") from None
+            raise error.with_traceback(None) from None
+
+    return brief
+
+
+def _failures(run: RunDirectory) -> int:
+    """How many tasks have failed since the run was planned."""
+    with contextlib.suppress(OSError):
+        planned = run.run_json.stat().st_mtime
+        return sum(path.stat().st_mtime >= planned for path in (run.root / "failures").glob("*/*.txt"))
+    return 0
 
 
 def report_progress(run: RunDirectory, stage: str, start: int, stop: int, done: int, rows: int | None = None) -> None:

@@ -29,7 +29,7 @@ __all__ = [
 _SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def open_scan(path: Path | str) -> Scan:
+def open_scan(path: Path | str, *, lock: bool = True) -> Scan:
     """Open a raw scan for reading.
 
     Understood are Data Exchange (`/exchange/data`, `data_white`, `data_dark`, `theta`; APS 2-BM, 7-BM, 32-ID) and
@@ -39,6 +39,9 @@ def open_scan(path: Path | str) -> Scan:
     ----------
     path : Path or str
         The HDF5 file.
+    lock : bool
+        Whether writers are kept out while it is open. Who only looks at a file that may still be written does not lock
+        it: the detector's software could not open it again.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def open_scan(path: Path | str) -> Scan:
         The file is missing, truncated, no HDF5 or neither layout, or lacks projections or angles.
     """
     path = Path(path)
-    file = open_file(path)
+    file = open_file(path, lock=lock)
     try:
         with reading(path, "/"):
             return open_layout(path, file)

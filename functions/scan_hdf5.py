@@ -46,7 +46,7 @@ def reading(path: Path, dataset: str) -> Iterator[None]:
         raise refusal(path, dataset, f"cannot be read ({reason}); {remedy}") from error
 
 
-def open_file(path: Path) -> h5py.File:
+def open_file(path: Path, *, lock: bool = True) -> h5py.File:
     """Open an HDF5 file for reading; raises `ScanError` with the remedy where it cannot be."""
     try:
         if path.is_dir():
@@ -54,7 +54,7 @@ def open_file(path: Path) -> h5py.File:
         if path.exists() and not path.is_file():
             raise ScanError(f"{path}: is not an ordinary file; name the HDF5 file of one scan")
         # "best-effort": file systems without locks (many parallel ones) are no reason to fail
-        return h5py.File(path, "r", locking="best-effort")
+        return h5py.File(path, "r", locking="best-effort" if lock else False)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ScanError(f"{path}: no such file; check the path") from error
     except PermissionError as error:

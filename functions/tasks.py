@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from .parameters import Stage
 from .quantification.document import search_document
 from .quantification.report import write_report
 from .quantification.sidecar import write_sidecar
-from .receipting import report_progress, slab_task, whole_volume_task
+from .receipting import briefly, report_progress, slab_task, whole_volume_task
 from .rundir import RunDirectory, array_checksum, file_checksum, slab_name, written_aside
 from .slabs import Sources, denoise_slices, preprocess_rows, segment_slices
 from .volume import SliceLayout, create_labels, write_phases, write_projections, write_slices
@@ -29,6 +30,7 @@ _CHUNK_ROWS = 16
 _DENOISING_BYTES_A_PIXEL = 55
 
 
+@briefly
 def preprocess_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Raw rows [start, stop) -> corrected projections, slab by slab."""
 
@@ -40,6 +42,7 @@ def preprocess_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return slab_task("preprocess", run_root, start, stop, work)
 
 
+@briefly
 def reconstruct_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Projections of rows [start, stop) -> slices, slab by slab."""
 
@@ -53,6 +56,7 @@ def reconstruct_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return slab_task("reconstruct", run_root, start, stop, work)
 
 
+@briefly
 def denoise_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Slices [start, stop) -> denoised slices, slab by slab."""
 
@@ -71,6 +75,7 @@ def denoise_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return slab_task("denoise", run_root, start, stop, work)
 
 
+@briefly
 def segment_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Slices [start, stop) -> phases, slab by slab."""
 
@@ -84,12 +89,13 @@ def segment_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return slab_task("segment", run_root, start, stop, work)
 
 
+@briefly
 def quantify_task(run_root: str) -> dict[str, Any]:
     """Phases and objects -> metrics, report, and the search document that it returns."""
     with whole_volume_task("quantify", run_root) as (sources, receipt):
         if sources is None:
             return dict(receipt["result"])
-        run = sources.run
+        run, started_at = sources.run, datetime.datetime.now(datetime.UTC)
         if "separate_objects" in sources.skipped and "segment" not in sources.skipped:
             _write_phases_alone(sources)
         elif "segment" not in sources.skipped:
@@ -100,7 +106,7 @@ def quantify_task(run_root: str) -> dict[str, Any]:
         )
         write_report(sources, sidecar, maps)
         _remove_leftovers(run)
-        result = {"document": search_document(sources, sidecar)}
+        result = {"document": search_document(sources, sidecar, started_at, datetime.datetime.now(datetime.UTC))}
         receipt.update(checksum=file_checksum(run.metrics), result=result)
         return result
 

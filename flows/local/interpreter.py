@@ -82,6 +82,7 @@ def run_flow(
     cancel: threading.Event | None = None,
     run_id: str | None = None,
     label: str | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> FlowOutcome:
     """Run a flow to its end in this thread.
 
@@ -101,6 +102,8 @@ def run_flow(
         Ends the run within seconds when it is set; Ctrl-C in this thread does the same.
     run_id, label : str
         What ``$._context.run_id`` gives, and the label in the actions' status documents.
+    context : mapping
+        What else ``$._context`` gives where it differs from a local run: ``flow_id``, ``user_id``, ``username``...
 
     Returns
     -------
@@ -117,6 +120,7 @@ def run_flow(
     _check_definition(definition)
     check_input(input_schema, body)
     run = _Run(definition, deepcopy(body), providers, observers, cancel or threading.Event(), run_id, label)
+    run.context.update(context or {})
     return run.execute()
 
 
@@ -159,7 +163,7 @@ class _Run:
         self.cancel = cancel
         self.label = label
         self.name: str | None = definition["StartAt"]
-        self.context = {
+        self.context: JsonObject = {
             "flow_id": str(uuid.UUID(int=0)),
             "run_id": run_id or str(uuid.uuid4()),
             "username": getpass.getuser(),
@@ -292,7 +296,7 @@ class _Run:
             "details": result.details,
             "start_time": started,
             "completion_time": utc_now(),
-            "creator_id": LOCAL_USER,
+            "creator_id": self.context["user_id"],
             "label": body.get("label", self.label),
             "manage_by": [],
             "monitor_by": [],

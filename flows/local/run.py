@@ -20,6 +20,7 @@ from tomopipe.functions import stages
 from tomopipe.functions.errors import InputError, ParameterError
 from tomopipe.functions.inspection import Request, check_request, preview_run
 from tomopipe.functions.parameters import Execution, Parameters, SkippableStage, Stage
+from tomopipe.functions.quantification.document_schema import document_fields
 from tomopipe.functions.rundir import RunDirectory, digest_of, file_checksum
 from tomopipe.functions.scan import open_scan, scan_id_from_path, validate_scan_id
 
@@ -28,6 +29,7 @@ from ..tomography import flow_definition, flow_schema
 from ..tools.common import COMPUTE_URL, RAW_NAME, SEARCH_INGEST_URL, TRANSFER_URL
 from .actions import ActionProvider, RunObserver
 from .compute import ParslCompute
+from .home import home
 from .interpreter import FlowOutcome, run_flow
 from .run_store import RunStore
 from .search_index import SearchIndex
@@ -42,14 +44,6 @@ INDEX = str(uuid.uuid5(_NAMESPACE, "index"))
 FUNCTION_IDS = {name: str(uuid.uuid5(_NAMESPACE, f"function {name}")) for name in FUNCTIONS}
 
 
-def home() -> Path:
-    """Folder of the local store: `$TOMOPIPE_HOME`, else `tomopipe` in the user's data folder."""
-    configured = os.environ.get("TOMOPIPE_HOME")
-    if configured:
-        return Path(configured)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "tomopipe"
-
-
 def run_store() -> RunStore:
     """The runs of this user on this machine."""
     return RunStore(home() / "runs.sqlite")
@@ -57,7 +51,7 @@ def run_store() -> RunStore:
 
 def search_index() -> SearchIndex:
     """The search index of this user on this machine."""
-    return SearchIndex(home() / "index.sqlite")
+    return SearchIndex(home() / "index.sqlite", document_fields())
 
 
 @dataclass(frozen=True)
@@ -78,6 +72,10 @@ class LocalRequest:
         By default made from the scan's file name.
     copy_to : Path or None
         Folder to which the results are copied at the end.
+    tags : tuple of str
+        Tags of the run, beside `local`.
+    run_id : str or None
+        Id of the run; a run of one id is started once. By default a new one.
     """
 
     scan: Path
@@ -88,6 +86,8 @@ class LocalRequest:
     execution: Execution = field(default_factory=Execution)
     scan_id: str | None = None
     copy_to: Path | None = None
+    tags: tuple[str, ...] = ()
+    run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,8 @@ def start_run(
             scan=run.body["input"]["scan"]["path"],
             input=run.body,
             definition_digest=digest_of(definition),
-            tags=["local"],
+            tags=["local", *run.request.tags],
+            run_id=run.request.run_id,
         )
         directory = _DirectoryRecorder(store, run_id)
         workers = home() / "workers" / run_id

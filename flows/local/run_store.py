@@ -79,7 +79,7 @@ _LATEST_VISIT = "number = (SELECT max(number) FROM states WHERE run_id = ? AND n
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run. Times are UTC, ISO 8601; `status` is one of `RUN_STATUSES`."""
+    """A run. Times are UTC, ISO 8601; `status` is one of `RUN_STATUSES`; `process_started` is in seconds of the epoch."""
 
     run_id: str
     label: str
@@ -93,6 +93,7 @@ class RunRecord:
     finished: str | None
     host: str
     process: int
+    process_started: float
     run_directory: str | None
     recipe_id: str | None
 
@@ -135,11 +136,26 @@ class RunStore:
         self.path = Path(path)
 
     def create_run(
-        self, *, label: str, scan: str, input: JsonObject, definition_digest: str, tags: Sequence[str] = ()
+        self,
+        *,
+        label: str,
+        scan: str,
+        input: JsonObject,
+        definition_digest: str,
+        tags: Sequence[str] = (),
+        run_id: str | None = None,
     ) -> str:
-        """Record a run that this process is about to start; its new id."""
-        run_id = str(uuid.uuid4())
+        """Record a run that this process is about to start; its id, a new one where none is given.
+
+        Raises
+        ------
+        InputError
+            There is a run of the id that was given.
+        """
+        given, run_id = run_id is not None, run_id or str(uuid.uuid4())
         with self._transaction() as database:
+            if given and database.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone():
+                raise InputError(f"run {run_id}: was started before; see: tomopipe status {run_id[:8]}")
             database.execute(
                 "INSERT INTO runs (run_id, label, tags, scan, input, definition_digest, status, started,"
                 " host, process, process_started) VALUES (?, ?, ?, ?, ?, ?, 'ACTIVE', ?, ?, ?, ?)",
@@ -253,6 +269,12 @@ class RunStore:
             raise InputError(f"run {run_id!r}: several runs begin so: {candidates}; give more of the id")
         return _run_record(rows[0])
 
+    def find_run(self, run_id: str) -> RunRecord | None:
+        """The run of a whole id; None where there is none."""
+        with self._transaction(write=False) as database:
+            row = database.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        return None if row is None else _run_record(row)
+
     def states(self, run_id: str) -> list[StateRecord]:
         """The states that a run entered, in order; those that an interrupted run left behind are INTERRUPTED."""
         run = self.get_run(run_id)
@@ -328,6 +350,7 @@ def _run_record(row: sqlite3.Row) -> RunRecord:
         finished=row["finished"],
         host=row["host"],
         process=row["process"],
+        process_started=row["process_started"],
         run_directory=row["run_directory"],
         recipe_id=row["recipe_id"],
     )

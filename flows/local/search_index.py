@@ -6,7 +6,6 @@ takes, Globus Search takes too.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -16,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tomopipe.functions.errors import InputError, ParameterError
 
+from ..search_fields import NUMBERS, FieldType, number_field, text_field
 from . import query as q
 from .actions import ActionContext, ActionResult, ActionUnableToRun, JsonObject, utc_now
 from .database import transaction
@@ -30,15 +30,6 @@ MAX_ENTRIES_PER_SUBJECT = 10
 MAX_TEXT_BYTES = 32 * 1024
 MAX_FIELDS = 1000
 MAX_DEPTH = 20
-
-# fmt: off
-UNITS = frozenset({
-    "percent", "fraction", "ratio", "px", "pixel", "pixels", "voxel", "voxels", "nm", "um", "um2", "um3", "mm",
-    "mm2", "mm3", "cm", "m", "per", "deg", "degrees", "rad", "ms", "s", "seconds", "min", "h", "hours", "ev", "kev",
-    "bytes", "mb", "gb", "mib", "gib",
-})
-# fmt: on
-"""Last words of a field's name that a query may leave out: ``porosity`` is ``metrics.porosity_percent``."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -61,8 +52,6 @@ CREATE INDEX IF NOT EXISTS fields_of_entry ON fields (entry);
 CREATE INDEX IF NOT EXISTS values_of_field ON fields (field, value);
 CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5 (text);
 """
-
-FieldType = Literal["text", "date", "integer", "float", "boolean"]
 
 _WIDENS: Mapping[FieldType, frozenset[FieldType]] = {
     "text": frozenset({"text", "date", "integer", "float", "boolean"}),
@@ -95,10 +84,13 @@ class SearchIndex:
     ----------
     path : Path
         The SQLite file. Made at the first use.
+    types : mapping, optional
+        Types of fields that are known beforehand, so that no first value fixes them by chance.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, types: Mapping[str, FieldType] | None = None) -> None:
         self.path = Path(path)
+        self._known = dict(types or {})
 
     def run(self, body: JsonObject, context: ActionContext) -> ActionResult:
         """Ingest the entry of an action's body; FAILED with a ``message`` where the index refuses the content."""
@@ -154,10 +146,9 @@ class SearchIndex:
                     database.execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (row, shown))
 
     def search(self, query: str, limit: int = 20) -> list[Hit]:
-        """Entries that match a query, latest first. The language is that of `tomopipe.flows.local.query`.
+        """Entries that match a query, latest first.
 
-        A field is named in full (``metrics.porosity_percent``), by its last parts (``porosity_percent``) or without its
-        unit (``porosity``), as long as only one field is meant.
+        The language is that of `tomopipe.flows.local.query`, names of fields are understood as `flows.search_fields` says.
 
         Raises
         ------
@@ -182,9 +173,8 @@ class SearchIndex:
     def _transaction(self, *, write: bool = True) -> AbstractContextManager[sqlite3.Connection]:
         return transaction(self.path, _SCHEMA, write=write)
 
-    @staticmethod
-    def _fix_types(database: sqlite3.Connection, fields: Sequence[tuple[str, Any]]) -> None:
-        types = _types(database)
+    def _fix_types(self, database: sqlite3.Connection, fields: Sequence[tuple[str, Any]]) -> None:
+        types = {**self._known, **_types(database)}
         for field, value in fields:
             found = _type_of(value)
             if types.setdefault(field, found) != found and found not in _WIDENS[types[field]]:
@@ -297,7 +287,7 @@ def _condition(tree: q.Node, types: Mapping[str, FieldType]) -> tuple[str, tuple
             second, second_values = _condition(right, types)
             return f"({first} {joined} {second})", (*first_values, *second_values)
         case q.Comparison(field, operator, number):
-            name = _field(field, {name: kind for name, kind in types.items() if kind in ("integer", "float")}, types)
+            name = number_field(field, types)
             return f"entry IN (SELECT entry FROM fields WHERE field = ? AND value {operator} ?)", (name, number)
         case q.Text(text, field, prefix):
             return _text_condition(text, field, prefix, types)
@@ -306,42 +296,18 @@ def _condition(tree: q.Node, types: Mapping[str, FieldType]) -> tuple[str, tuple
 def _text_condition(
     text: str, field: str | None, prefix: bool, types: Mapping[str, FieldType]
 ) -> tuple[str, tuple[Any, ...]]:
-    pattern = '"' + text.replace('"', '""') + '"' + ("*" if prefix else "")
     found = "SELECT entry FROM fields JOIN texts ON texts.rowid = fields.number WHERE texts MATCH ?"
     if field is None:
-        return f"entry IN ({found})", (pattern,)
-    name = _field(field, types, types)
-    if types[name] in ("integer", "float"):
+        return f"entry IN ({found})", (_pattern(text, prefix),)
+    name = text_field(field, types)
+    if types[name] in NUMBERS:
         try:
             return "entry IN (SELECT entry FROM fields WHERE field = ? AND value = ?)", (name, float(text))
         except ValueError:
             raise ParameterError(f"search query: {name} holds numbers; compare it, as in {field} > 1") from None
-    return f"entry IN ({found} AND field = ?)", (pattern, name)
+    # A day is how the time goes on that begins with it.
+    return f"entry IN ({found} AND field = ?)", (_pattern(text, prefix or types[name] == "date"), name)
 
 
-def _field(asked: str, candidates: Mapping[str, FieldType], known: Mapping[str, FieldType]) -> str:
-    """The one field that a query's name means."""
-    if asked in candidates:
-        return asked
-    for test in (_ends_with, _is_stem_of):
-        matches = sorted(name for name in candidates if test(name, asked))
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise ParameterError(f"search query: {asked!r} may be {', '.join(matches)}; name one of them")
-        if others := sorted(name for name in known if name == asked or test(name, asked)):
-            raise ParameterError(f"search query: {others[0]} is no number; look for a word in it, as in {asked}:word")
-    names = {part for name in candidates for part in (name, name.rpartition(".")[2])}
-    near = difflib.get_close_matches(asked, sorted(names), n=3)
-    hint = f"; similar: {', '.join(near)}" if near else f"; known: {', '.join(sorted(candidates)[:10]) or 'none yet'}"
-    raise ParameterError(f"search query: there is no field {asked!r}{hint}")
-
-
-def _ends_with(name: str, asked: str) -> bool:
-    return name.endswith("." + asked)
-
-
-def _is_stem_of(name: str, asked: str) -> bool:
-    """Whether a name is the asked one plus a unit: ``metrics.porosity_percent`` for ``porosity``."""
-    _, found, unit = f".{name}".rpartition(f".{asked}_")
-    return bool(found) and all(word in UNITS for word in unit.split("_"))
+def _pattern(text: str, prefix: bool) -> str:
+    return '"' + text.replace('"', '""') + '"' + ("*" if prefix else "")

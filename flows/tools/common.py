@@ -38,8 +38,9 @@ RUN_SUBJECT = f"{_COLLECTION} + {RUN_FOLDER}"
 # One entry a subject: the record of a run directory says how its latest run ended, so that a retry that succeeds
 # replaces the record of the failure.
 SEARCH_ENTRY_ID = "run"
-# Of the records of good and failed runs alike; those of good runs are made by `functions.quantification.document`.
-DOCUMENT_FORMAT = "tomopipe-document/1"
+# Of the records of good and failed runs alike; `functions.quantification.document` makes those of good runs and has the
+# schema of both.
+DOCUMENT_FORMAT = "tomopipe-document/2"
 
 COMPUTE_INPUT = ("compute_endpoint", "user_endpoint_config")
 SEARCH_INPUT = ("search_index", "visible_to", "processing", "scan_id")
@@ -199,20 +200,25 @@ def failure_states() -> States:
     """
     return {
         _DESCRIBE_SCAN_FAILURE: _describe_failure(
-            "Record of a failure before there was a run directory: it belongs to the scan.", SCAN_SUBJECT
+            "Record of a failure before there was a run directory: it belongs to the scan.", SCAN_SUBJECT, {}
         ),
-        _DESCRIBE_RUN_FAILURE: _describe_failure("Record of a failure of a run.", RUN_SUBJECT),
-        "PublishFailure": {
-            "Comment": "Makes the failure searchable, as a success would be.",
-            "Type": "Action",
-            "ActionUrl": SEARCH_INGEST_URL,
-            "InputPath": "$.Failure",
-            "ResultPath": "$.PublishFailure",
-            "WaitTime": SEARCH_WAIT_S,
-            "ExceptionOnActionFailure": True,
-            "Catch": catch("RunFailed", "$.PublishFailure"),
-            "Next": "RunFailed",
+        _DESCRIBE_RUN_FAILURE: _describe_failure(
+            "Record of a failure of a run.", RUN_SUBJECT, {"recipe_id.$": f"{PLAN}.recipe_id"}
+        ),
+        "PublishFailure": _publish_failure("PublishFailure", "ShortenFailure"),
+        "ShortenFailure": {
+            # Many tasks that fail at once say more than one field of an index holds.
+            "Comment": "Leaves out of the record what the index may have refused it for.",
+            "Type": "ExpressionEval",
+            "Parameters": {
+                "stage.$": "$.FailedStage.name",
+                "error.$": "$.Failure.content.failure.error",
+                "cause": "Too long for the index; the run's log has it.",
+            },
+            "ResultPath": "$.Failure.content.failure",
+            "Next": "PublishShortFailure",
         },
+        "PublishShortFailure": _publish_failure("PublishShortFailure", "RunFailed"),
         "RunFailed": {
             "Comment": "A run of which a stage failed is shown as failed.",
             "Type": "Fail",
@@ -222,7 +228,21 @@ def failure_states() -> States:
     }
 
 
-def _describe_failure(comment: str, subject: str) -> State:
+def _publish_failure(name: str, otherwise: str) -> State:
+    return {
+        "Comment": "Makes the failure searchable, as a success would be.",
+        "Type": "Action",
+        "ActionUrl": SEARCH_INGEST_URL,
+        "InputPath": "$.Failure",
+        "ResultPath": f"$.{name}",
+        "WaitTime": SEARCH_WAIT_S,
+        "ExceptionOnActionFailure": True,
+        "Catch": catch(otherwise, f"$.{name}"),
+        "Next": "RunFailed",
+    }
+
+
+def _describe_failure(comment: str, subject: str, recipe: State) -> State:
     # The record takes the place of the caught error: an error's cause may be long, and the run's state is limited.
     return {
         "Comment": comment,
@@ -236,12 +256,18 @@ def _describe_failure(comment: str, subject: str) -> State:
                 "format": DOCUMENT_FORMAT,
                 "status": "failed",
                 "scan_id.$": "$.input.scan_id",
+                **recipe,
+                "source": {"collection.$": "$.input.scan.id", "path.$": "$.input.scan.path"},
+                "provenance": {
+                    "run_id.$": "$._context.run_id",
+                    "flow_id.$": "$._context.flow_id",
+                    "tomopipe.$": "$.input.version",
+                    "functions_digest.$": "$.input.functions_digest",
+                },
                 "failure": {
                     "stage.$": "$.FailedStage.name",
                     "error.$": "$.Failure.Error",
                     "cause.$": "$.Failure.Cause",
-                    "run_id.$": "$._context.run_id",
-                    "scan_path.$": "$.input.scan.path",
                 },
             },
         },

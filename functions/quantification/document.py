@@ -1,18 +1,36 @@
-"""The search document of a run: what is published to the index, a few KB with metrics as flat numbers."""
+"""The search document of a good run: what is published to the index, a few KB with metrics as flat numbers.
+
+The DataCite block is made by `datacite`, times and versions by `provenance`; `document_schema` says what may stand in it.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
+import urllib.parse
+from collections.abc import Mapping
 from typing import Any
 
+from ..device import worker_device
+from ..rundir import RunDirectory
 from ..slabs import Sources
+from .datacite import collected_date, datacite_block
+from .document_schema import DOCUMENT_FORMAT
+from .provenance import flow_id_of, parse_time, provenance, utc_text
 
-DOCUMENT_FORMAT = "tomopipe-document/1"
+SUBJECT_SCHEME = "globus"
+FILE_MANAGER = "https://app.globus.org/file-manager"
+
 # The metrics that are asked for most stand first in the sidecar; a document is limited.
 _INTERVALS_MAX = 6
+# Of a text that a file or a warning brings in: the document travels in the flow's state.
+_TEXT_MAX = 200
+_WARNINGS_MAX = 2000
 
 
-def search_document(sources: Sources, sidecar: dict[str, Any]) -> dict[str, Any]:
+def search_document(
+    sources: Sources, sidecar: dict[str, Any], started_at: datetime.datetime, now: datetime.datetime
+) -> dict[str, Any]:
     """Content of the index's entry for a run that succeeded.
 
     Parameters
@@ -20,44 +38,174 @@ def search_document(sources: Sources, sidecar: dict[str, Any]) -> dict[str, Any]
     sources : Sources
     sidecar : dict
         Content of `labels.json`.
+    started_at, now : datetime
+        When `Quantify` started, which has no receipt yet, and the present.
 
     Returns
     -------
     dict
-        JSON. Metrics are always floats with their unit in the name, and absent where they do not exist: an index fixes
-        a field's type with the first document that holds it.
+        JSON of `document_schema`. Numbers are always floats with their unit in the name, and absent where they do not
+        exist: an index fixes a field's type with the first document that holds it.
     """
-    document = sources.document
-    parameters = document["request"]["parameters"]
+    document, run = sources.document, sources.run
     scan = document["scan"]
-    return {
+    metadata = {key: _short(value) if isinstance(value, str) else value for key, value in scan["metadata"].items()}
+    found: dict[str, Any] = {
         "format": DOCUMENT_FORMAT,
         "status": "succeeded",
         "scan_id": document["scan_id"],
         "recipe_id": document["recipe_id"],
-        "published_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "scan": {key: value for key, value in scan["metadata"].items() if value is not None},
-        "acquisition": {
-            "angles": float(scan["shape"][0]),
-            "rows": float(scan["shape"][1]),
-            "columns": float(scan["shape"][2]),
-            "checksum": scan["checksum"],
-        },
-        "recipe": {
-            "algorithm": parameters["reconstruction"]["algorithm"],
-            "filter": parameters["reconstruction"]["filter"],
-            "center_px": float(document["resolved"]["center_px"]),
-            "skipped": " ".join(document["request"]["skip"]),
-        },
+        "published_at": utc_text(now),
+        "dc": datacite_block(
+            identifier=_identifier(document),
+            scan_id=document["scan_id"],
+            recipe_id=document["recipe_id"],
+            metadata=metadata,
+            created=utc_text(now),
+            shape=sources.volume_shape,
+            formats=_formats(run),
+        ),
+        "scan": _scan(metadata),
+        "acquisition": _acquisition(scan),
+        "recipe": _recipe(document),
+        "request": _request(document),
+        "source": _source(document),
         "metrics": {name: float(value) for name, value in sidecar["metrics"].items()},
         "intervals": _interval_ends(sidecar),
         "quality": {name: float(value) for name, value in sidecar["quality"].items() if isinstance(value, int | float)},
-        "warnings": " ".join(sidecar["quality"]["warnings"]),
-        # Relative to the run directory, which is the entry's subject.
-        "report": sources.run.report.name,
-        "previews": [f"previews/{path.name}" for path in sorted(sources.run.previews.glob("*.png"))],
-        "software": f"tomopipe {document['software']['tomopipe']}",
+        "warnings": _short(" ".join(sidecar["quality"]["warnings"]), _WARNINGS_MAX),
+        "provenance": provenance(run, document, worker_device().kind, started_at, now),
+        "links": _links(run, document),
     }
+    # An empty block or text says nothing and fixes no type.
+    return {name: value for name, value in found.items() if value not in ({}, "")}
+
+
+def _scan(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file says about the measurement; a start time only where its zone makes it a moment."""
+    scan = {
+        key: value if isinstance(value, str) else float(value)
+        for key, value in metadata.items()
+        if value is not None and key != "start_time"
+    }
+    start_time = metadata.get("start_time")
+    if start_time and parse_time(start_time):
+        scan["start_time"] = start_time
+    elif start_time:
+        # Not a bare time: an index that takes the first one for a date would refuse every later one in other words.
+        scan["start_time_text"] = f"{start_time} (no time zone)" if collected_date(start_time) else start_time
+    return scan
+
+
+def _acquisition(scan: Mapping[str, Any]) -> dict[str, Any]:
+    angles, rows, columns = scan["shape"]
+    first, last = scan["theta_deg"]
+    numbers = {
+        "angles": angles,
+        "rows": rows,
+        "columns": columns,
+        "flats": scan["flats"],
+        "darks": scan["darks"],
+        "theta_first_deg": first,
+        "theta_last_deg": last,
+    }
+    return {
+        **{name: float(number) for name, number in numbers.items()},
+        "layout": scan["layout"],
+        "data_type": scan["dtype"],
+    }
+
+
+def _recipe(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What was computed how, flat; what was skipped has no field."""
+    request, resolved = document["request"], document["resolved"]
+    parameters, skipped = request["parameters"], request["skip"]
+    reconstruction = parameters["reconstruction"]
+    recipe: dict[str, Any] = {
+        "algorithm": reconstruction["algorithm"],
+        "filter": reconstruction["filter"],
+        "padding": reconstruction["padding"],
+        "engine": reconstruction["engine"],
+        "center_px": float(resolved["center_px"]),
+        "center_from": "found" if reconstruction["center"] == "auto" else "given",
+        "stripe_removal": parameters["preprocessing"]["stripe_removal"],
+        "zinger_threshold": float(parameters["preprocessing"]["zinger_threshold"]),
+        "skipped": " ".join(skipped),
+    }
+    if resolved["voxel_size_um"] is not None:
+        recipe["voxel_size_um"] = float(resolved["voxel_size_um"][-1])
+    if "denoise" not in skipped:
+        recipe["denoising"] = parameters["denoising"]["method"]
+        recipe["denoising_strength"] = float(parameters["denoising"]["strength"])
+    if "segment" not in skipped:
+        suffix = "per_pixel" if resolved["voxel_size_um"] is None else "per_cm"
+        recipe["segmentation"] = parameters["segmentation"]["method"]
+        recipe["region"] = parameters["segmentation"]["region"]
+        recipe["phases"] = float(len(resolved["thresholds"]) + 1)
+        recipe[f"thresholds_{suffix}"] = [float(threshold) for threshold in resolved["thresholds"]]
+        recipe["measured_phase"] = float(parameters["objects"]["phase"])
+    if "separate_objects" not in skipped:
+        recipe["objects"] = parameters["objects"]["method"]
+    return {name: value for name, value in recipe.items() if value != ""}
+
+
+def _request(document: Mapping[str, Any]) -> str:
+    """JSON from which the run can be asked for again when the service has long forgotten it.
+
+    Text, because parameters have lists, nulls and values of two types, which no index takes as fields.
+    """
+    given, request = document.get("provenance", {}), document["request"]
+    asked = {
+        **({"scan": given["source"]} if given.get("source") else {}),
+        **({"processing": given["processing"]} if given.get("processing") else {}),
+        "scan_id": document["scan_id"],
+        "parameters": request["parameters"],
+        "skip": request["skip"],
+        "start_from": None,
+        **({"execution": request["execution"]} if request.get("execution") else {}),
+    }
+    return json.dumps(asked, separators=(",", ":"), allow_nan=False)
+
+
+def _source(document: Mapping[str, Any]) -> dict[str, str]:
+    source = document.get("provenance", {}).get("source") or {}
+    return {"collection": source["id"], "path": source["path"]} if source else {}
+
+
+def _identifier(document: Mapping[str, Any]) -> tuple[str, str]:
+    """The entry's subject in the index, where the results lie on a collection; else the ids."""
+    processing = document.get("provenance", {}).get("processing")
+    below = f"{document['scan_id']}/{document['recipe_id']}"
+    if processing and flow_id_of(document):
+        return f"{SUBJECT_SCHEME}://{processing['id']}{processing['path']}/{below}", "Globus"
+    return below, "tomopipe"
+
+
+def _links(run: RunDirectory, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Addresses of the folder, the report and the pictures; relative to the run directory where none serves it."""
+    given = document.get("provenance", {})
+    below = f"{document['scan_id']}/{document['recipe_id']}"
+    results_url = given.get("results_url") or ""
+    base = f"{results_url.rstrip('/')}/{urllib.parse.quote(below)}/" if results_url else ""
+    links: dict[str, Any] = {
+        "report": base + run.report.name,
+        "previews": [f"{base}previews/{path.name}" for path in sorted(run.previews.glob("*.png"))],
+    }
+    if given.get("processing") and flow_id_of(document):
+        place = {"origin_id": given["processing"]["id"], "origin_path": f"{given['processing']['path']}/{below}/"}
+        links["folder"] = f"{FILE_MANAGER}?{urllib.parse.urlencode(place, quote_via=urllib.parse.quote, safe='')}"
+    return links
+
+
+def _formats(run: RunDirectory) -> list[str]:
+    """Formats of what the run directory holds, by media type or name."""
+    kinds = {
+        "OME-Zarr 0.5": ("*.zarr",),
+        "application/x-hdf5": ("labels.h5", "projections.h5"),
+        "text/csv": ("objects.csv",),
+    }
+    found = [name for name, patterns in kinds.items() if any(any(run.root.glob(pattern)) for pattern in patterns)]
+    return [*found, "application/json", "text/html", "image/png"]
 
 
 def _interval_ends(sidecar: dict[str, Any]) -> dict[str, float]:
@@ -68,3 +216,7 @@ def _interval_ends(sidecar: dict[str, Any]) -> dict[str, float]:
         if interval:
             ends[f"{name}_low"], ends[f"{name}_high"] = (float(end) for end in interval)
     return ends
+
+
+def _short(text: str, limit: int = _TEXT_MAX) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

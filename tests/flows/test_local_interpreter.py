@@ -143,6 +143,13 @@ def test_the_context_is_readable_but_no_part_of_the_state() -> None:
     assert run({"Work": action(ResultPath="$._context")}).error == "States.ResultPathMatchFailure"
 
 
+def test_the_caller_may_say_whom_a_run_belongs_to() -> None:
+    states = {"Work": action(Parameters={"by.$": "$._context.user_id", "run.$": "$._context.run_id"})}
+    outcome = run(states, run_id="r1", context={"user_id": "urn:globus:auth:identity:ann"})
+    assert outcome.state["Done"]["details"]["echo"] == {"by": "urn:globus:auth:identity:ann", "run": "r1"}
+    assert outcome.state["Done"]["creator_id"] == "urn:globus:auth:identity:ann"
+
+
 def failed(body: JsonObject, context: ActionContext) -> ActionResult:
     return ActionResult("FAILED", {"results": [{"task_id": "t", "exception": "Traceback\nValueError: bad\n"}]})
 

@@ -313,3 +313,14 @@ def test_ranges_agree_with_python(index: SearchIndex, bound: float, other: float
         if metrics["porosity_percent"] > bound or metrics["mean_diameter_um"] <= other
     }
     assert found(index, f"porosity > {bound!r} or mean_diameter <= {other!r}") == expected
+
+
+def test_types_that_are_known_beforehand_are_not_fixed_by_the_first_value(tmp_path: Path) -> None:
+    by_chance, known = SearchIndex(tmp_path / "a.sqlite"), SearchIndex(tmp_path / "b.sqlite", {"scan.sample": "text"})
+    for index in (by_chance, known):
+        index.ingest("first", {"scan": {"sample": "2026-11-22"}})
+    with pytest.raises(ParameterError, match=r"scan\.sample: the index holds it as date"):
+        by_chance.ingest("second", {"scan": {"sample": "shale"}})
+    known.ingest("second", {"scan": {"sample": "shale"}})
+    assert [hit.subject for hit in known.search("sample:shale")] == ["second"]
+    assert [hit.subject for hit in SearchIndex(tmp_path / "b.sqlite").search("sample:shale")] == ["second"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gladier
+import jsonschema
 import pytest
 from gladier.managers import ComputeManager
 from globus_compute_sdk.serialize import ComputeSerializer, DillCodeSource
@@ -26,6 +27,7 @@ from tomopipe.flows.request import FUNCTIONS, build_flow_input
 from tomopipe.flows.tomography import ACTION_STATES, STAGE_STATES, TOOLS, TomographyClient, flow_definition, flow_schema
 from tomopipe.functions import stages
 from tomopipe.functions.plan import compute_tasks, cut_rows, group_blocks
+from tomopipe.functions.quantification.document_schema import document_schema
 
 COMPUTE = "https://compute.actions.globus.org/v3"
 TRANSFER = "https://transfer.actions.globus.org/transfer"
@@ -34,7 +36,7 @@ IDS = {name: str(uuid.UUID(int=index + 1)) for index, name in enumerate(FUNCTION
 SKIPPABLE = ("Preprocess", "Reconstruct", "Denoise", "Segment", "SeparateObjects")
 SLAB_STAGES = SKIPPABLE[:4]
 OBJECT_STEPS = ("PrepareObjects", "FindObjects", "JoinObjects", "LabelObjects")
-DOCUMENT_FORMAT = "tomopipe-document/1"
+DOCUMENT_FORMAT = "tomopipe-document/2"
 ROOT = "/eagle/TomoProject/2-BM/2026-3/results"
 
 
@@ -86,7 +88,10 @@ def plan(rows: int, left_out: tuple[str, ...] = (), root: str = ROOT, scan_id: s
 
 
 class Providers:
-    """Action providers that record what they are asked, answer in full length, and fail where they are told to."""
+    """Action providers that record what they are asked, answer in full length, and fail where they are told to.
+
+    The index refuses a text that is longer than a field of it holds.
+    """
 
     def __init__(self, planned: dict[str, Any], failing: str | None = None) -> None:
         self.planned = planned
@@ -101,6 +106,7 @@ class Providers:
         elif "DATA" in body:
             details = {"status": "FAILED" if failed else "SUCCEEDED", "filler": "x" * 3000}
         else:
+            failed = failed or len(body["content"].get("failure", {}).get("cause", "").encode()) > 32 * 1024
             details = {"state": "FAILED" if failed else "SUCCESS", "message": "x" * 200}
         return ActionResult("FAILED" if failed else "SUCCEEDED", details)
 
@@ -154,9 +160,10 @@ def test_states_are_the_designed_ones_in_order(definition: dict[str, Any]) -> No
         "TransferResults",
         "PublishMetrics",
         "PublishFailure",
+        "PublishShortFailure",
     ]
-    assert tuple(actions[:-1]) == ACTION_STATES
-    assert tuple(name for name in actions[:-1] if name not in OBJECT_STEPS) == STAGE_STATES
+    assert tuple(actions[:-2]) == ACTION_STATES
+    assert tuple(name for name in actions[:-2] if name not in OBJECT_STEPS) == STAGE_STATES
     assert tuple(tool.__name__ for tool in TOOLS) == STAGE_STATES
     assert [name for name, state in definition["States"].items() if state.get("End")] == ["PublishMetrics"]
 
@@ -177,7 +184,8 @@ def test_every_action_is_explicit_and_caught(definition: dict[str, Any]) -> None
         assert state["Catch"][-1]["ErrorEquals"] == ["States.All"]
         assert {(c["ResultPath"], c["Next"]) for c in state["Catch"]} == {("$.Failure", f"{name}Failed")}
         assert states[f"{name}Failed"]["Result"] == {"name": name}
-    assert {c["Next"] for c in states["PublishFailure"]["Catch"]} == {"RunFailed"}
+    assert {c["Next"] for c in states["PublishFailure"]["Catch"]} == {"ShortenFailure"}
+    assert {c["Next"] for c in states["PublishShortFailure"]["Catch"]} == {"RunFailed"}
 
 
 @pytest.mark.parametrize(
@@ -358,7 +366,9 @@ def test_every_failure_is_published_and_fails_the_run(definition: dict[str, Any]
     assert outcome.status == "FAILED"
     assert outcome.last_state == "RunFailed"
     assert outcome.error == "ActionFailedException"
-    record = asked["PublishFailure"]
+    # 64 tasks that fail at once say more than an index holds: then the record goes without their words.
+    published = "PublishShortFailure" if "PublishShortFailure" in asked else "PublishFailure"
+    record = asked[published]
     below = "scan_0042" if failing in ("TransferScan", "Inspect") else "scan_0042/0123456789ab"
     processing = body["input"]["processing"]
     assert record["subject"] == f"globus://{processing['id']}{processing['path']}/{below}"
@@ -369,13 +379,21 @@ def test_every_failure_is_published_and_fails_the_run(definition: dict[str, Any]
     assert (content["format"], content["status"], content["scan_id"]) == (DOCUMENT_FORMAT, "failed", "scan_0042")
     assert content["failure"]["stage"] == failing
     assert content["failure"]["error"] == "ActionFailedException"
-    assert content["failure"]["run_id"]
-    assert list(asked)[-2:] == [failing, "PublishFailure"]
+    assert uuid.UUID(content["provenance"]["run_id"])
+    assert content["source"] == {"collection": body["input"]["scan"]["id"], "path": body["input"]["scan"]["path"]}
+    jsonschema.validate(content, document_schema())
+    assert list(asked)[list(asked).index(failing) + 1 :] in (
+        ["PublishFailure"],
+        ["PublishFailure", "PublishShortFailure"],
+    )
+    if published == "PublishShortFailure":
+        assert content["failure"]["cause"] == "Too long for the index; the run's log has it."
 
 
 def test_run_fails_even_where_its_failure_cannot_be_published(definition: dict[str, Any]) -> None:
     broken = deepcopy(definition)
-    broken["States"]["PublishFailure"]["ActionUrl"] = "https://nowhere.example.org"
+    for name in ("PublishFailure", "PublishShortFailure"):
+        broken["States"][name]["ActionUrl"] = "https://nowhere.example.org"
     outcome, _ = run(broken, flow_input(), plan(200), "Reconstruct")
     assert (outcome.status, outcome.last_state, outcome.error) == ("FAILED", "RunFailed", "ActionFailedException")
 

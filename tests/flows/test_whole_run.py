@@ -18,6 +18,8 @@ import pytest
 from runs import Pipeline, arrays, assert_same_result
 
 from tomopipe.functions.object_tasks import find_objects_task, prepare_objects_task
+from tomopipe.functions.quantification.document_schema import document_schema
+from tomopipe.functions.quantification.provenance import TIMED_STAGES
 from tomopipe.functions.rundir import RunDirectory, write_json
 from tomopipe.functions.simulation import SimulationSettings, simulate_scan
 from tomopipe.functions.simulation.comparison import compare_with_truth
@@ -366,10 +368,38 @@ def test_the_search_document_is_small(finished: RunDirectory) -> None:
 def test_the_search_document_leads_to_report_and_pictures(finished: RunDirectory) -> None:
     (receipt,) = finished.receipts("quantify")
     document = receipt["result"]["document"]
-    assert "previews/objects_xy.png" in document["previews"]
-    assert all((finished.root / name).is_file() for name in [document["report"], *document["previews"]])
+    links = document["links"]
+    assert "previews/objects_xy.png" in links["previews"]
+    assert all((finished.root / name).is_file() for name in [links["report"], *links["previews"]])
     low, high = (document["intervals"][f"porosity_percent_{end}"] for end in ("low", "high"))
     assert low <= document["metrics"]["porosity_percent"] <= high
+
+
+def test_the_search_document_is_of_its_schema_and_tells_when_each_stage_worked(finished: RunDirectory) -> None:
+    (receipt,) = finished.receipts("quantify")
+    document = receipt["result"]["document"]
+    jsonschema.Draft202012Validator(document_schema()).validate(document)
+    times = document["provenance"]
+    assert all(times[f"run_s_{stage}"] > 0 and times[f"wait_s_{stage}"] >= 0 for stage in TIMED_STAGES)
+    parts = sum(times[f"{kind}_s_{stage}"] for kind in ("wait", "run") for stage in TIMED_STAGES)
+    # Inspect prepares files after it has noted its end, and clocks are kept to the millisecond.
+    assert parts == pytest.approx(times["elapsed_s"], abs=1.5)
+    # Three slabs, and the steps of SeparateObjects beside itself.
+    assert times["slabs_reconstruct"] == 3.0
+    assert times["slabs_separate_objects"] == 5.0
+    assert "reused" not in times
+
+
+def test_the_search_document_names_what_it_did_not_do_itself(
+    finished: RunDirectory, scan: Path, pipeline: Pipeline
+) -> None:
+    again = pipeline.run(scan, finished.root.parents[1], "--set", "quantification.thickness=false")
+    (receipt,) = again.receipts("quantify")
+    times = receipt["result"]["document"]["provenance"]
+    assert times["reused"] == "preprocess reconstruct denoise segment separate_objects"
+    assert "run_s_reconstruct" not in times
+    found = json.loads(pipeline("search", "sample:foam", "porosity > 5", "run_s_quantify > 0", "--json").stdout)
+    assert {again.root.name, finished.root.name} <= {hit["content"]["recipe_id"] for hit in found}
 
 
 def test_dry_run_starts_nothing(scan: Path, pipeline: Pipeline, tmp_path: Path) -> None:

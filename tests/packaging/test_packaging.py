@@ -27,6 +27,7 @@ for name in ("tomopipe.flows", "tomopipe.functions", "tomopipe.functions.reconst
 assert importlib.resources.files("tomopipe.functions").joinpath("py.typed").is_file()
 for name in ("report.js", "report.css"):
     assert importlib.resources.files("tomopipe.functions.quantification").joinpath(name).is_file()
+assert importlib.resources.files("tomopipe.flows").joinpath("deployments", "polaris.yaml").is_file()
 try:
     import functions
 except ImportError:

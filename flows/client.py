@@ -1,0 +1,843 @@
+"""Starts and follows runs at a facility, in a script of ten lines or behind the command line.
+
+What a facility is stands in `deployment`, who asks in `login`, what a run's documents mean in `service_run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import globus_sdk
+from pydantic import BaseModel
+
+from tomopipe.functions.errors import InputError, ParameterError, TomopipeError, VersionError
+from tomopipe.functions.parameters import Execution, Parameters, apply_overrides, validate_model
+from tomopipe.functions.scan import scan_id_from_path, validate_scan_id
+
+from .deployment import Deployment, deployment_names, load_deployment
+from .local.run_store import EventRecord, StateRecord
+from .login import GlobusServiceError, Services, explained, login, make_services
+from .request import FlowInput
+from .service_run import (
+    LABEL_MAX,
+    JsonObject,
+    ServiceRun,
+    is_refreshed,
+    own_tags,
+    read_events,
+    read_run,
+    read_states,
+    request_digest,
+    required_scopes,
+    run_tags,
+    shortened,
+)
+from .submissions import Submission, SubmissionStore, submission_store
+
+if TYPE_CHECKING:
+    from .local.search_index import Hit
+
+__all__ = ["Client", "PreparedRun", "ServiceRun"]
+
+_log = logging.getLogger(__name__)
+
+# A run older than this is not looked at when a request is compared with those under way: ten stages of a week each
+# are a longest run that nobody has.
+_UNDER_WAY_DAYS = 60
+_NOT_ENDED = ("ACTIVE", "INACTIVE")
+# Covers clocks that differ.
+_RECENT_MIN = 10
+_POLL_FIRST_S, _POLL_MAX_S, _POLL_FACTOR = 1.0, 30.0, 1.4
+# Of a service that cannot be asked: how long `wait` goes on, and how long a submission does.
+_WAIT_PATIENCE_S = 30 * 60.0
+_SUBMIT_PAUSES_S = (1.0, 5.0, 15.0)
+_RUN_PAGE, _LOG_PAGE = 50, 100
+# The service lists one's own runs alone unless it is told otherwise.
+_ROLES = ("run_owner", "run_manager", "run_monitor", "flow_run_manager", "flow_run_monitor")
+# Recipes of one scan that are looked through for the latest.
+_RECORDS = 100
+_GLOBUS_SCAN = re.compile(r"globus://([^/]+)(/.*)")
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that was found good, ready to start.
+
+    Parameters
+    ----------
+    body : dict
+        The flow's input, `{"input": {...}}`.
+    label : str
+    tags : tuple of str
+    monitors, managers : tuple of str
+        URNs of who may follow the run, and who may cancel it besides.
+    """
+
+    body: JsonObject
+    label: str
+    tags: tuple[str, ...]
+    monitors: tuple[str, ...]
+    managers: tuple[str, ...]
+
+    @property
+    def request(self) -> str:
+        """Digest of what is asked for."""
+        return request_digest(self.body)
+
+    @property
+    def scan_id(self) -> str:
+        """Scan id of the run."""
+        return str(self.body["input"]["scan_id"])
+
+
+class Client:
+    """Runs of one deployment.
+
+    Parameters
+    ----------
+    deployment : str, Path or Deployment
+        Name or file of a deployment, as `tomopipe deployments` lists them.
+    services : Services, optional
+        The Globus clients; by default those of the service account in the environment, else of the person who logged in.
+
+    Examples
+    --------
+    >>> client = Client("polaris")  # doctest: +SKIP
+    >>> run = client.submit("/data/2026-3/scan_0042.h5", parameters={"reconstruction": {"center": 1021.5}})  # doctest: +SKIP
+    >>> print(run.url, client.wait(run.run_id).status)  # doctest: +SKIP
+    """
+
+    def __init__(self, deployment: str | Path | Deployment, services: Services | None = None) -> None:
+        self.deployment = deployment if isinstance(deployment, Deployment) else load_deployment(deployment)
+        self._given_services = services
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that this client opened; services that it was given stay open."""
+        made = self.__dict__.pop("services", None)
+        if made is not None and made is not self._given_services:
+            made.close()
+
+    @cached_property
+    def services(self) -> Services:
+        """The Globus clients."""
+        return self._given_services or make_services(self.deployment)
+
+    @cached_property
+    def flow_id(self) -> str:
+        """UUID of the deployed flow."""
+        from .deploy import find_flow_id
+
+        return find_flow_id(self.deployment, self.services)
+
+    @cached_property
+    def defaults(self) -> JsonObject:
+        """What the deployed flow's form starts with: collections, endpoint, index, function ids, parameters."""
+        found = self._deployed
+        here, there = importlib.metadata.version("tomopipe"), found.get("version")
+        if there != here:
+            raise VersionError(
+                f"deployment {self.deployment.name}: its flow was deployed with tomopipe {there}, this is {here}; install "
+                f"that version here (pip install tomopipe=={there}), or bring the flow to this one: "
+                f"tomopipe deploy {self._called}"
+            )
+        return found
+
+    # Starting runs
+
+    def prepare(
+        self,
+        scan: str | Path,
+        *,
+        scan_id: str | None = None,
+        parameters: Mapping[str, Any] | Parameters | None = None,
+        skip: Iterable[str] = (),
+        start_from: str | None = None,
+        execution: Mapping[str, Any] | Execution | None = None,
+        label: str | None = None,
+        tags: Iterable[str] = (),
+        monitors: Iterable[str] = (),
+        managers: Iterable[str] = (),
+        share: bool | None = None,
+        source: str = "request",
+    ) -> PreparedRun:
+        """Check a request and work out what would be sent; `submit` takes the same and sends it.
+
+        Raises
+        ------
+        ParameterError
+            A field is unknown or impossible: names the field, its value and the remedy.
+        """
+        place = self._scan_place(str(scan))
+        values = {
+            **self.defaults,
+            "scan": place,
+            "scan_id": scan_id_from_path(place["path"]) if scan_id is None else validate_scan_id(scan_id),
+            "parameters": _merged(
+                self.defaults.get("parameters"), _plain(self.deployment.parameters), _plain(parameters)
+            ),
+            "execution": _merged(self.defaults.get("execution"), _plain(self.deployment.execution), _plain(execution)),
+            "skip": list(skip),
+            "start_from": start_from,
+        }
+        self._set_destination(values, share)
+        return self._prepared(values, label, tags, monitors, managers, source)
+
+    def submit(
+        self,
+        scan: str | Path,
+        *,
+        scan_id: str | None = None,
+        parameters: Mapping[str, Any] | Parameters | None = None,
+        skip: Iterable[str] = (),
+        start_from: str | None = None,
+        execution: Mapping[str, Any] | Execution | None = None,
+        label: str | None = None,
+        tags: Iterable[str] = (),
+        monitors: Iterable[str] = (),
+        managers: Iterable[str] = (),
+        share: bool | None = None,
+        again: bool = False,
+    ) -> ServiceRun:
+        """Start a run, or return the one of the same request that is under way.
+
+        Parameters
+        ----------
+        scan : str or Path
+            The raw scan: its path on the beamline's machine, or `globus://UUID/path` on any collection.
+        scan_id : str, optional
+            By default made from the file's name.
+        parameters : mapping or Parameters, optional
+            Over those of the deployment, field by field.
+        skip : iterable of str
+            Stages that are left out.
+        start_from : str, optional
+            First stage to run, on what an earlier run of the scan has left.
+        execution : mapping or Execution, optional
+            Over that of the deployment, field by field.
+        label : str, optional
+            By default the scan id.
+        tags : iterable of str
+            Beside those that the run gets anyway.
+        monitors, managers : iterable of str
+            URNs of people and groups, beside those of the deployment.
+        share : bool, optional
+            Whether the results are copied to the deployment's share collection; by default as it was deployed.
+        again : bool
+            Start another run even where one of the same request is under way.
+
+        Raises
+        ------
+        ParameterError
+            A field is unknown or impossible; nothing was sent.
+        GlobusServiceError
+            A service refuses, or cannot be reached.
+        """
+        prepared = self.prepare(
+            scan, scan_id=scan_id, parameters=parameters, skip=skip, start_from=start_from, execution=execution,
+            label=label, tags=tags, monitors=monitors, managers=managers, share=share,
+        )  # fmt: skip
+        return self.start(prepared, again=again)
+
+    def start(self, prepared: PreparedRun, *, again: bool = False) -> ServiceRun:
+        """Start a prepared run, or return the one of the same request that is under way."""
+        with self._store.request_lock(f"{self.flow_id}-{prepared.request}"):
+            found = None if again else self._under_way(prepared.request)
+            if found is not None:
+                return self._noted(replace(found, input=prepared.body, was_under_way=True))
+            return self._noted(self._run_flow(prepared))
+
+    def retry(self, run_id: str, *, again: bool = False) -> ServiceRun:
+        """Start a run with the input of an earlier one, on the functions that are deployed now; it resumes the work."""
+        return self.start(self.prepare_retry(self.run(run_id)), again=again)
+
+    def prepare_retry(self, run: ServiceRun) -> PreparedRun:
+        """What `retry` would send."""
+        body = run.input or self._known_input(run.run_id)
+        if body is None:
+            raise InputError(
+                f"run {run.run_id}: the service does not give its input any more; "
+                f"use: tomopipe reprocess {run.scan_id} --deployment {self._called}"
+            )
+        return self._prepared(
+            self._refreshed(body["input"]),
+            run.label or None,
+            ("retry", *own_tags(run.tags)),
+            run.monitors,
+            run.managers,
+            run.run_id,
+        )
+
+    def failed_runs(self, since: datetime) -> list[ServiceRun]:
+        """Runs that failed since then and whose request has no later run that is good or under way, oldest first."""
+        settled: set[str] = set()
+        failed: list[ServiceRun] = []
+        for run in self.runs(limit=None, since=since):
+            request = run.request
+            if request is None:
+                # Started from the web app: its input says what was asked for.
+                run = self.run(run.run_id)
+                request = run.run_id if run.input is None else request_digest(run.input)
+            if request in settled:
+                continue
+            if run.status == "CANCELLED":
+                # Given up, which neither fails nor mends anything.
+                continue
+            settled.add(request)
+            if run.status == "FAILED":
+                failed.append(run)
+        return failed[::-1]
+
+    def reprocess(
+        self,
+        scan_or_run: str,
+        *,
+        start_from: str | None = None,
+        overrides: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+        skip: Iterable[str] | None = None,
+        label: str | None = None,
+        tags: Iterable[str] = (),
+        monitors: Iterable[str] = (),
+        managers: Iterable[str] = (),
+        share: bool | None = None,
+        again: bool = False,
+    ) -> ServiceRun:
+        """Start an earlier run's request again with other parameters; stages before them are reused by their digests.
+
+        Parameters
+        ----------
+        scan_or_run : str
+            Run id or its beginning, or a scan id: its latest run, or its record in the index.
+        start_from : str, optional
+            Refuse to compute any stage before this one.
+        overrides : sequence of str
+            `section.field=value`, over the earlier parameters and `parameters`.
+        parameters : mapping, optional
+            Over the earlier parameters, field by field.
+        skip : iterable of str, optional
+            Stages to leave out; by default those of the earlier run.
+        label, tags, monitors, managers, share, again
+            As in `submit`.
+
+        Raises
+        ------
+        InputError
+            There is no such run or record.
+        """
+        prepared = self.prepare_reprocess(
+            scan_or_run, start_from=start_from, overrides=overrides, parameters=parameters, skip=skip, label=label,
+            tags=tags, monitors=monitors, managers=managers, share=share,
+        )  # fmt: skip
+        return self.start(prepared, again=again)
+
+    def prepare_reprocess(
+        self,
+        scan_or_run: str,
+        *,
+        start_from: str | None = None,
+        overrides: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+        skip: Iterable[str] | None = None,
+        label: str | None = None,
+        tags: Iterable[str] = (),
+        monitors: Iterable[str] = (),
+        managers: Iterable[str] = (),
+        share: bool | None = None,
+    ) -> PreparedRun:
+        """What `reprocess` would send."""
+        values = self._refreshed(self.earlier_request(scan_or_run))
+        values["parameters"] = apply_overrides(_merged(values.get("parameters"), parameters), list(overrides))
+        values["start_from"] = start_from
+        if skip is not None:
+            values["skip"] = list(skip)
+        if share is not None:
+            self._set_destination(values, share)
+        return self._prepared(values, label, ("reprocess", *tags), monitors, managers, "reprocess")
+
+    def earlier_request(self, scan_or_run: str) -> JsonObject:
+        """Fields of the input of an earlier run, from its log; where the run is gone, from its record in the index.
+
+        Raises
+        ------
+        InputError
+            There is neither.
+        """
+        run_id = self.find(scan_or_run)
+        if run_id is not None:
+            with contextlib.suppress(_RunGone):
+                body = self.run(run_id).input
+                if body is not None:
+                    return dict(body["input"])
+            body = self._known_input(run_id)
+            if body is not None:
+                return dict(body["input"])
+        known = self._store.find(scan_or_run)
+        recorded = self._recorded_request(known.scan_id if known else scan_or_run, run_id)
+        if recorded is None:
+            raise InputError(
+                f"{scan_or_run}: deployment {self.deployment.name} has no run of this name, and its index no record of "
+                "one; `tomopipe runs` and `tomopipe search` list them"
+            )
+        return recorded
+
+    # Following runs
+
+    def run(self, run_id: str) -> ServiceRun:
+        """How a run stands, with its input and error.
+
+        Raises
+        ------
+        InputError
+            There is no such run, or no more: the service keeps runs for 90 days.
+        """
+        document = self._document(run_id)
+        return self._noted(read_run(document, self.deployment.name, self._entries(run_id)))
+
+    def runs(
+        self, limit: int | None = 20, status: str | None = None, since: datetime | None = None
+    ) -> list[ServiceRun]:
+        """The latest runs of the flow that one may see, newest first; of one status, or started since a time.
+
+        They come without what only a run's log tells, such as the input.
+        """
+        found: list[ServiceRun] = []
+        for document in self._documents(since):
+            run = read_run(document, self.deployment.name)
+            if status is None or run.status == status:
+                found.append(run)
+            if limit is not None and len(found) >= limit:
+                break
+        return found
+
+    def states(self, run_id: str) -> list[StateRecord]:
+        """The states that a run entered, in order."""
+        document, entries = self._document(run_id), self._entries(run_id)
+        return read_states(entries, read_run(document, self.deployment.name).status)
+
+    def log(self, run_id: str) -> list[EventRecord]:
+        """The log of a run, in order."""
+        self._document(run_id)
+        return read_events(self._entries(run_id))
+
+    def find(self, name: str) -> str | None:
+        """Run id of a run id or its beginning, or of the latest run of a scan id; None where there is none.
+
+        Raises
+        ------
+        InputError
+            Several run ids begin so.
+        """
+        with contextlib.suppress(ValueError):
+            return str(uuid.UUID(name))
+        scan = shortened(name, LABEL_MAX - len("scan:"))
+        beginning = []
+        # Newest first, so that the first of a scan is its latest run.
+        for document in self._documents(None):
+            run = read_run(document, self.deployment.name)
+            if f"scan:{scan}" in run.tags or run.scan_id == name:
+                return run.run_id
+            if run.run_id.startswith(name.lower()):
+                beginning.append(run.run_id)
+        if len(beginning) > 1:
+            raise InputError(f"run {name!r}: several runs begin so: {', '.join(beginning[:5])}; give more of the id")
+        if beginning:
+            return beginning[0]
+        known = self._store.find(name)
+        return known.run_id if known and known.flow_id == self.flow_id else None
+
+    def cancel(self, run_id: str) -> ServiceRun:
+        """Ask the service to cancel a run; it stops after the action that is under way was told.
+
+        Raises
+        ------
+        InputError
+            The run has ended already.
+        """
+        run = self._read(run_id)
+        if run.ended:
+            raise InputError(f"run {run_id}: has ended ({run.status}); there is nothing to cancel")
+        with explained(f"cancelling run {run_id}"):
+            self.services.flows.cancel_run(run_id)
+        return self._noted(self._read(run_id))
+
+    def resume(self, run_id: str) -> ServiceRun:
+        """Give an INACTIVE run the consents that it lacks, and let it go on.
+
+        Raises
+        ------
+        LoginNeeded
+            A person must log in and there is no terminal to do it at; the message says how.
+        InputError
+            The run is not INACTIVE.
+        """
+        document = self._document(run_id)
+        run = read_run(document, self.deployment.name)
+        if run.status != "INACTIVE":
+            remedy = f"tomopipe retry {run_id[:8]}" if run.ended and run.status != "SUCCEEDED" else "nothing to do"
+            raise InputError(f"run {run_id}: is {run.status}, not INACTIVE; {remedy}")
+        scopes = required_scopes(document)
+        if scopes:
+            login(self.services, run.flow_id, required_scopes=scopes)
+        with explained(f"resuming run {run_id}"):
+            self.services.specific_flow(run.flow_id).resume_run(run_id)
+        return self._noted(self._read(run_id))
+
+    def wait(
+        self,
+        run_id: str,
+        timeout_s: float | None = None,
+        on_change: Callable[[ServiceRun], None] | None = None,
+    ) -> ServiceRun:
+        """Wait until a run has ended, or needs a person (INACTIVE); a service that cannot be reached is asked again.
+
+        Parameters
+        ----------
+        run_id : str
+        timeout_s : float, optional
+            How long to wait; then the run is returned as it stands.
+        on_change : callable, optional
+            Hears of the run whenever its status or state changed.
+
+        Raises
+        ------
+        GlobusServiceError
+            The service refuses, or could not be reached for half an hour.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        pause, shown, patience = _POLL_FIRST_S, None, Patience()
+        while True:
+            with patience:
+                run = self._read(run_id)
+                if (run.status, run.state) != shown:
+                    shown, pause = (run.status, run.state), _POLL_FIRST_S
+                    if on_change is not None:
+                        on_change(run)
+                if run.status != "ACTIVE":
+                    return self.run(run_id)
+            if end is not None and time.monotonic() >= end:
+                return self.run(run_id)
+            left = pause if end is None else min(pause, max(end - time.monotonic(), 0.0))
+            time.sleep(left)
+            pause = min(pause * _POLL_FACTOR, _POLL_MAX_S)
+
+    def search(self, query: str, limit: int = 20) -> list[Hit]:
+        """Records in the deployment's index; the language is that of `tomopipe search`."""
+        from .publish import search_service
+
+        with explained(f"searching the index of deployment {self.deployment.name}"):
+            return search_service(self.services.search, str(self._deployed["search_index"]), query, limit)
+
+    def peek(self, run_id: str) -> ServiceRun:
+        """How a run stands, without what only its log tells."""
+        return self._noted(self._read(run_id))
+
+    # What the public methods are made of
+
+    @property
+    def _called(self) -> str:
+        """What a command takes for the deployment: its name where names are looked up, else its file."""
+        deployment = self.deployment
+        known = deployment_names().get(deployment.name)
+        return deployment.name if known is not None and str(known) == deployment.file else deployment.file
+
+    @cached_property
+    def _store(self) -> SubmissionStore:
+        return submission_store()
+
+    @cached_property
+    def _deployed(self) -> JsonObject:
+        from .deploy import deployed_defaults
+
+        return dict(deployed_defaults(self.services, self.flow_id))
+
+    def _scan_place(self, scan: str) -> dict[str, str]:
+        """Collection and path of a scan; nothing is asked of the collection."""
+        match = _GLOBUS_SCAN.fullmatch(scan)
+        if match:
+            return {"id": match[1], "path": match[2]}
+        source = self.deployment.source
+        if not scan.startswith("/"):
+            if "://" in scan or not Path(scan).exists():
+                raise ParameterError(
+                    f"SCAN {scan}: is no absolute path on the beamline's machine; give one such as "
+                    f"{(source.host_path or '/data').rstrip('/')}/scan_0042.h5, or globus://COLLECTION/path"
+                )
+            scan = str(Path(scan).absolute())
+        path = source.to_collection_path(scan)
+        # The machine that has the folder is the beamline's: there a file that is missing is a slip of the pen.
+        if source.host_path is not None and Path(source.host_path).is_dir() and not Path(scan).is_file():
+            raise ParameterError(
+                f"SCAN {scan}: there is no such file in {source.host_path}, which is on this machine; give the path of a "
+                "file, or globus://COLLECTION/path for one that is elsewhere"
+            )
+        return {"id": source.collection, "path": path}
+
+    def _set_destination(self, values: JsonObject, share: bool | None) -> None:
+        if share is False:
+            values.pop("destination", None)
+        elif share:
+            folder = self.deployment.share
+            if folder is None:
+                raise ParameterError(
+                    f"--share: deployment {self.deployment.name} names no share collection; add 'share:' to "
+                    f"{self.deployment.file}, or leave --share out"
+                )
+            values["destination"] = {"id": folder.collection, "path": folder.path}
+
+    def _prepared(
+        self,
+        values: Mapping[str, Any],
+        label: str | None,
+        tags: Iterable[str],
+        monitors: Iterable[str],
+        managers: Iterable[str],
+        source: str,
+    ) -> PreparedRun:
+        # A part that is not said, as the form leaves it empty, is no part of a request.
+        given = {key: value for key, value in values.items() if not (key == "destination" and value is None)}
+        body = validate_model(FlowInput, given, source).document()
+        scan_id = body["input"]["scan_id"]
+        if label is not None and not 0 < len(label) <= LABEL_MAX:
+            raise ParameterError(f"--label {label!r}: has {len(label)} characters; give 1 to {LABEL_MAX}")
+        all_tags = run_tags(scan_id, request_digest(body), tags)
+        long = [tag for tag in all_tags if len(tag) > LABEL_MAX]
+        if long:
+            raise ParameterError(f"--tag {long[0]!r}: has {len(long[0])} characters; give at most {LABEL_MAX}")
+        people = self.deployment.people
+        return PreparedRun(
+            body=body,
+            label=shortened(scan_id) if label is None else label,
+            tags=tuple(all_tags),
+            monitors=_principals("--monitor", (*people.monitors, *monitors)),
+            managers=_principals("--manager", (*people.managers, *managers)),
+        )
+
+    def _refreshed(self, fields: Mapping[str, Any]) -> JsonObject:
+        """Fields of an earlier input with the functions that are deployed now; what it lacks is as deployed."""
+        now = {name: value for name, value in self.defaults.items() if is_refreshed(name)}
+        earlier = {name: value for name, value in fields.items() if not is_refreshed(name)}
+        # An earlier request without a copy of its results shall not get one because the deployment has one now.
+        defaults = {name: value for name, value in self.defaults.items() if name != "destination"}
+        return {**defaults, **earlier, **now}
+
+    def _run_flow(self, prepared: PreparedRun) -> ServiceRun:
+        """Start a run exactly once, also where the service's answer is lost on its way."""
+        flow = self.services.specific_flow(self.flow_id)
+        before = {run.run_id for run in self._recent(prepared.request)}
+        for pause in (*_SUBMIT_PAUSES_S, None):
+            try:
+                with explained(f"starting a run of {prepared.scan_id}"), _without_retries(flow):
+                    document = flow.run_flow(
+                        prepared.body,
+                        label=prepared.label,
+                        tags=list(prepared.tags),
+                        run_monitors=list(prepared.monitors),
+                        run_managers=list(prepared.managers),
+                    ).data
+                return read_run(document, self.deployment.name, body=prepared.body)
+            except GlobusServiceError as error:
+                if not _passing(error) or pause is None:
+                    raise
+                _log.warning("%s; trying again", error)
+                time.sleep(pause)
+            # The request may have arrived: a second one would be a second run.
+            arrived = [run for run in self._recent(prepared.request) if run.run_id not in before]
+            if arrived:
+                return replace(arrived[0], input=prepared.body)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _under_way(self, request: str) -> ServiceRun | None:
+        """The run of a request that has not ended.
+
+        The service's list may lag behind, so that runs that were started here are asked for by their ids first.
+        """
+        for known in self._store.of_request(self.flow_id, request):
+            with contextlib.suppress(_RunGone):
+                run = self._read(known.run_id)
+                if not run.ended:
+                    return run
+        since = datetime.now(UTC) - timedelta(days=_UNDER_WAY_DAYS)
+        listed = (read_run(document, self.deployment.name) for document in self._documents(since, _NOT_ENDED))
+        return next((run for run in listed if run.request == request and not run.ended), None)
+
+    def _recent(self, request: str) -> list[ServiceRun]:
+        """Runs of a request that were started just now, whatever became of them."""
+        since = datetime.now(UTC) - timedelta(minutes=_RECENT_MIN)
+        listed = (read_run(document, self.deployment.name) for document in self._documents(since))
+        return [run for run in listed if run.request == request]
+
+    def _documents(self, since: datetime | None, statuses: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+        """The service's documents of the flow's runs, newest first, started since a time."""
+        asked = {"orderby": "start_time DESC", "per_page": str(_RUN_PAGE)}
+        if since is not None:
+            asked["filter_start_time"] = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S},"
+        if statuses:
+            asked["filter_status"] = ",".join(statuses)
+        with explained(f"listing the runs of deployment {self.deployment.name}"):
+            pages = self.services.flows.paginated.list_runs(
+                filter_flow_id=self.flow_id, filter_roles=_ROLES, query_params=asked
+            )
+            for document in pages.items():
+                if since is not None and datetime.fromisoformat(document["start_time"]) < since:
+                    return
+                yield document
+
+    def _document(self, run_id: str) -> JsonObject:
+        try:
+            with explained(f"reading run {run_id}"):
+                document: JsonObject = self.services.flows.get_run(run_id).data
+        except GlobusServiceError as error:
+            if error.status == 404:
+                raise _RunGone(
+                    f"run {run_id}: the service knows no such run (it keeps them for 90 days, and shows them to those who "
+                    f"may see them); tomopipe runs --deployment {self._called} lists them"
+                ) from error
+            raise
+        return document
+
+    def _read(self, run_id: str) -> ServiceRun:
+        return read_run(self._document(run_id), self.deployment.name)
+
+    def _entries(self, run_id: str) -> list[Mapping[str, Any]]:
+        with explained(f"reading the log of run {run_id}"):
+            return list(self.services.flows.paginated.get_run_logs(run_id, limit=_LOG_PAGE).items())
+
+    def _known_input(self, run_id: str) -> JsonObject | None:
+        known = self._store.find(run_id)
+        return known.input if known else None
+
+    def _recorded_request(self, scan_id: str, run_id: str | None) -> JsonObject | None:
+        """The request in the index's latest record of a scan, or of a run that this machine never heard of."""
+        known = run_id is None or run_id != scan_id
+        query = f'scan_id:"{scan_id}"' if known else f'provenance.run_id:"{run_id}"'
+        found = [hit.content for hit in self.search(query, _RECORDS)]
+        # The service compares words, so that scan_1 finds scan_1.b too.
+        mine = [content for content in found if not known or content.get("scan_id") == scan_id]
+        texts = [content for content in mine if isinstance(content.get("request"), str)]
+        if not texts:
+            return None
+        latest = max(texts, key=lambda content: str(content.get("published_at", "")))
+        try:
+            fields = json.loads(latest["request"])
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            raise InputError(
+                f"{scan_id}: its record in the index holds no request that can be read; submit the scan anew"
+            )
+        # Where the results folder has moved since, only the deployment knows it as the machine that computes sees it.
+        if fields.get("processing") != self.defaults.get("processing"):
+            fields.pop("processing", None)
+        return {name: value for name, value in fields.items() if name in FlowInput.model_fields}
+
+    def _noted(self, run: ServiceRun) -> ServiceRun:
+        """The run, after this machine has written down how it stands; a run goes on without that note."""
+        values = {name: value for name, value in asdict(run).items() if name in Submission.__dataclass_fields__}
+        source = str(Path(self.deployment.file).absolute())
+        request = run.request or (request_digest(run.input) if run.input else None)
+        try:
+            self._store.record({**values, "source": source, "request": request})
+        except TomopipeError as error:
+            _log.warning("run %s: is not in the list of this machine: %s", run.run_id, error)
+        return run
+
+
+class Patience:
+    """A context that lets a service be away for a while: what may pass is logged, and raised after half an hour of it."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None:
+            self._since = None
+            return False
+        self._since = self._since or time.monotonic()
+        if not _passing(error):
+            return False
+        if time.monotonic() - self._since > _WAIT_PATIENCE_S:
+            return False
+        _log.warning("%s; asking again", error)
+        return True
+
+
+class _RunGone(InputError):
+    """The service knows no such run, or no more."""
+
+
+def last_known(submission: Submission) -> ServiceRun:
+    """A run as this machine last knew it."""
+    request = [f"request:{submission.request}"] if submission.request else []
+    return ServiceRun(
+        run_id=submission.run_id, flow_id=submission.flow_id, deployment=submission.deployment,
+        scan_id=submission.scan_id, label=submission.label, status=submission.status, started=submission.started,
+        finished=submission.finished, error=submission.error, input=submission.input, tags=tuple(request),
+        run_directory=submission.run_directory, asked=submission.asked,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _without_retries(client: globus_sdk.BaseClient) -> Iterator[None]:
+    """Keep the SDK from sending a request again by itself: a lost answer would make two runs of one."""
+    before, client.retry_config.max_retries = client.retry_config.max_retries, 0
+    try:
+        yield
+    finally:
+        client.retry_config.max_retries = before
+
+
+def _passing(error: BaseException | None) -> bool:
+    """Whether the same request may succeed later: no network, an overloaded or broken service."""
+    if not isinstance(error, GlobusServiceError):
+        return False
+    return isinstance(error.__cause__, globus_sdk.NetworkError) or error.status == 429 or (error.status or 0) >= 500
+
+
+def _plain(values: BaseModel | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What was set of a model, or the mapping."""
+    return values.model_dump(mode="json", exclude_unset=True) if isinstance(values, BaseModel) else values
+
+
+def _merged(*layers: Mapping[str, Any] | None) -> JsonObject:
+    """Sections over sections, field by field; what is no section is replaced."""
+    merged: JsonObject = {}
+    for layer in layers:
+        for name, value in (layer or {}).items():
+            below = merged.get(name)
+            both = isinstance(below, Mapping) and isinstance(value, Mapping)
+            merged[name] = {**below, **value} if both else value  # type: ignore[dict-item]
+    return merged
+
+
+def _principals(option: str, people: Iterable[str]) -> tuple[str, ...]:
+    for name in people:
+        if not re.fullmatch(r"urn:globus:(auth:identity|groups:id):[0-9a-fA-F-]{36}", name):
+            raise ParameterError(
+                f"{option} {name!r}: names nobody; give urn:globus:auth:identity:UUID or urn:globus:groups:id:UUID, as "
+                "the Globus web app shows them"
+            )
+    return tuple(dict.fromkeys(people))

@@ -1,0 +1,312 @@
+"""What the Flows service says of a run, in tomopipe's words: its status, states, error, input and tags.
+
+Pure functions of the service's documents; asking for them is left to `client`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .local.actions import explain
+from .local.run_store import EventRecord, StateRecord
+
+JsonObject = dict[str, Any]
+
+LABEL_MAX = 64
+"""Most characters that the service takes for a label; tags are kept as short."""
+
+REFRESHED = ("version", "functions_digest")
+"""Fields of the input that say which software runs, besides the function ids; not part of what was asked for."""
+
+_FUNCTION_ID = "_function_id"
+_CANCELLED_CODES = ("FlowCanceled", "FlowCancelled")
+
+Status = Literal["ACTIVE", "INACTIVE", "SUCCEEDED", "FAILED", "CANCELLED"]
+
+
+@dataclass(frozen=True)
+class ServiceRun:
+    """A run of the Globus Flows service. Times are UTC, ISO 8601.
+
+    Parameters
+    ----------
+    run_id, flow_id : str
+    deployment : str
+        Name of the deployment.
+    scan_id, label : str
+    status : str
+        ACTIVE, INACTIVE (a person must do something), SUCCEEDED, FAILED or CANCELLED.
+    started : str
+    finished : str or None
+    error : str or None
+        Why it failed, for a person.
+    consent : str or None
+        What an INACTIVE run waits for.
+    state : str or None
+        The state in which it is, where the service says so.
+    tags : tuple of str
+    monitors, managers : tuple of str
+        URNs of who may follow the run and who may cancel it, as far as one may see them.
+    input : dict or None
+        The flow's input, `{"input": {...}}`, where it is known.
+    run_directory : str or None
+        Folder of the results on the processing collection, where it is known.
+    asked : str or None
+        When the service said so, where that was earlier and it cannot be asked now.
+    was_under_way : bool
+        Whether the run was there already when its request was submitted.
+    """
+
+    run_id: str
+    flow_id: str
+    deployment: str
+    scan_id: str
+    label: str
+    status: str
+    started: str
+    finished: str | None = None
+    error: str | None = None
+    consent: str | None = None
+    state: str | None = None
+    tags: tuple[str, ...] = ()
+    monitors: tuple[str, ...] = ()
+    managers: tuple[str, ...] = ()
+    input: JsonObject | None = field(default=None, repr=False)
+    run_directory: str | None = None
+    asked: str | None = None
+    was_under_way: bool = False
+
+    @property
+    def url(self) -> str:
+        """The run's page in the Globus web app."""
+        return f"https://app.globus.org/runs/{self.run_id}"
+
+    @property
+    def request(self) -> str | None:
+        """Digest of what was asked for, from the run's tags."""
+        return next((tag.removeprefix("request:") for tag in self.tags if tag.startswith("request:")), None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended for good."""
+        return self.status in ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+def read_run(
+    document: Mapping[str, Any],
+    deployment: str,
+    entries: Sequence[Mapping[str, Any]] = (),
+    body: JsonObject | None = None,
+) -> ServiceRun:
+    """A run from its document, and from its log where that was asked for.
+
+    Parameters
+    ----------
+    document : mapping
+        The service's document of the run.
+    deployment : str
+        Name of the deployment.
+    entries : sequence of mapping
+        The service's log of the run, or the beginning of it.
+    body : dict, optional
+        The input, where it is known from elsewhere.
+    """
+    details = _mapping(document.get("details"))
+    tags = tuple(document.get("tags") or ())
+    body = body or _input(details, entries)
+    fields = _mapping(_mapping(body).get("input"))
+    label = document.get("label") or ""
+    tagged = next((tag.removeprefix("scan:") for tag in tags if tag.startswith("scan:")), "")
+    status = _status(document["status"], details)
+    return ServiceRun(
+        run_id=document["run_id"],
+        flow_id=document["flow_id"],
+        deployment=deployment,
+        scan_id=fields.get("scan_id") or tagged or label,
+        label=label,
+        status=status,
+        started=document["start_time"],
+        finished=document.get("completion_time") if status not in ("ACTIVE", "INACTIVE") else None,
+        error=_error(details, entries) if status == "FAILED" else None,
+        consent=_consent(details) if status == "INACTIVE" else None,
+        state=details.get("state_name") if status in ("ACTIVE", "INACTIVE") else None,
+        tags=tags,
+        monitors=tuple(document.get("run_monitors") or ()),
+        managers=tuple(document.get("run_managers") or ()),
+        input=body,
+        run_directory=_run_directory(fields, details, entries),
+    )
+
+
+def read_events(entries: Iterable[Mapping[str, Any]]) -> list[EventRecord]:
+    """The log as local runs have it."""
+    return [
+        EventRecord(entry["time"], entry["code"], entry.get("description") or "", _mapping(entry.get("details")))
+        for entry in entries
+    ]
+
+
+def read_states(entries: Iterable[Mapping[str, Any]], status: str) -> list[StateRecord]:
+    """The states that a run entered, in order, as local runs have them.
+
+    Parameters
+    ----------
+    entries : iterable of mapping
+        The service's whole log of the run.
+    status : str
+        How the run stands: a state that it never left stands so, too.
+    """
+    states: list[StateRecord] = []
+    for entry in entries:
+        details = _mapping(entry.get("details"))
+        name, code = details.get("state_name"), entry["code"]
+        if not isinstance(name, str) or code.startswith("Flow"):
+            continue
+        kind = details.get("state_type") or ""
+        if code.endswith("Started"):
+            total = len(_mapping(details.get("input")).get("tasks") or ()) if kind == "Action" else 0
+            unit = "task" if total else None
+            states.append(StateRecord(name, kind, "ACTIVE", entry["time"], None, 0, total, unit, {}))
+            continue
+        place = next((n for n in reversed(range(len(states))) if states[n].name == name), None)
+        ended = _ended(code)
+        if place is None or ended is None:
+            continue
+        state = states[place]
+        output = details.get("output") if ended == "SUCCEEDED" else details
+        states[place] = StateRecord(
+            name, state.type, ended, state.started, entry["time"],
+            _done(state.total, details, ended), state.total, state.unit, _mapping(output),
+        )  # fmt: skip
+    if status == "ACTIVE":
+        return states
+    return [
+        StateRecord(s.name, s.type, status, s.started, s.finished, s.done, s.total, s.unit, s.details)
+        if s.status == "ACTIVE"
+        else s
+        for s in states
+    ]
+
+
+def request_digest(body: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of what a run was asked for: its input without function ids, version and digest.
+
+    The same request stays the same when the functions are registered anew.
+    """
+    asked = {
+        key: value for key, value in body["input"].items() if not key.endswith(_FUNCTION_ID) and key not in REFRESHED
+    }
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_refreshed(name: str) -> bool:
+    """Whether a field of the input says which software runs, and so is taken from the deployed flow each time."""
+    return name in REFRESHED or name.endswith(_FUNCTION_ID)
+
+
+def run_tags(scan_id: str, request: str, tags: Iterable[str] = ()) -> list[str]:
+    """Tags of a run: what it is of, which request it answers, and the user's own."""
+    own = (" ".join(tag.split()) for tag in tags)
+    known = ["tomopipe", f"scan:{shortened(scan_id, LABEL_MAX - len('scan:'))}", f"request:{request}"]
+    return list(dict.fromkeys([*known, *(tag for tag in own if tag)]))
+
+
+def own_tags(tags: Iterable[str]) -> list[str]:
+    """Those tags of a run that a user gave it."""
+    return [
+        tag
+        for tag in tags
+        if tag not in ("tomopipe", "retry", "reprocess") and not tag.startswith(("scan:", "request:"))
+    ]
+
+
+def shortened(text: str, length: int = LABEL_MAX) -> str:
+    """The text, or as much of its beginning as fits with eight digits that keep it distinct."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def required_scopes(document: Mapping[str, Any]) -> list[str]:
+    """Scopes that an INACTIVE run lacks, as the service names them."""
+    from globus_sdk import gare
+
+    found = gare.to_gare(dict(_mapping(document.get("details"))))
+    return list(found.authorization_parameters.required_scopes or []) if found else []
+
+
+def _status(status: str, details: Mapping[str, Any]) -> str:
+    # The service shows a cancelled run as one that failed; only its details tell them apart.
+    return "CANCELLED" if details.get("code") in _CANCELLED_CODES or status == "ENDED" else status
+
+
+def _input(details: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> JsonObject | None:
+    """The input from the log's first entry, or from what the run's document says at its start and its end."""
+    started = next((_mapping(entry.get("details")) for entry in entries if entry["code"] == "FlowStarted"), {})
+    places = (started.get("input"), _mapping(details.get("details")).get("input"), details.get("output"))
+    for found in places:
+        if isinstance(found, Mapping) and isinstance(found.get("input"), Mapping):
+            return {"input": dict(found["input"])}
+    return None
+
+
+def _error(details: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:
+    """Why a run failed: from its document, else from the last entry of its log that names an error."""
+    logged = [_mapping(entry.get("details")) for entry in reversed(entries) if "Fail" in entry["code"]]
+    for place in (details, _mapping(details.get("details")), *logged):
+        error = place.get("error") or place.get("exception")
+        if error:
+            return explain(str(error), place.get("cause"))
+    return str(details.get("description") or "the service gives no reason; see the run's page")
+
+
+def _consent(details: Mapping[str, Any]) -> str:
+    """What an INACTIVE run waits for."""
+    said = details.get("description") or "the service waits for a person"
+    scopes = required_scopes({"details": details})
+    state = f"state {details['state_name']}: " if details.get("state_name") else ""
+    return f"{state}{said}" + (f" (consent to {', '.join(scopes)})" if scopes else "")
+
+
+def _run_directory(
+    fields: Mapping[str, Any], details: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> str | None:
+    outputs = [_mapping(_mapping(details.get("output")).get("Inspect"))]
+    for entry in entries:
+        told = _mapping(entry.get("details"))
+        if told.get("state_name") == "Inspect" and entry["code"] == "ActionCompleted":
+            outputs.append(_mapping(told.get("output")))
+    folder = _mapping(fields.get("processing")).get("path")
+    for output in outputs:
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            relative = output["details"]["results"][0]["output"]["relative"]
+            if isinstance(folder, str) and isinstance(relative, str):
+                return f"{folder}/{relative}"
+    return None
+
+
+def _ended(code: str) -> str | None:
+    if code.endswith("Completed"):
+        return "SUCCEEDED"
+    return "FAILED" if code.endswith(("Failed", "TimedOut", "TimeOut")) else None
+
+
+def _done(total: int, details: Mapping[str, Any], ended: str) -> int:
+    if ended == "SUCCEEDED":
+        return total
+    cause = details.get("cause")
+    if isinstance(cause, str):
+        with contextlib.suppress(ValueError):
+            cause = json.loads(cause)
+    results = _mapping(_mapping(cause).get("details")).get("results") or ()
+    return sum(isinstance(result, Mapping) and "output" in result for result in results)
+
+
+def _mapping(value: Any) -> JsonObject:
+    return dict(value) if isinstance(value, Mapping) else {}

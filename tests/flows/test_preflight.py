@@ -1,0 +1,308 @@
+"""Preflight: all is well where it is, each fault is found by its check alone, and nothing is left behind."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_facility import SmallFacility
+
+from tomopipe.flows import preflight as module
+from tomopipe.flows.deploy import deploy
+from tomopipe.flows.login import login
+from tomopipe.flows.preflight import Check, preflight, probe_worker
+
+FAST = {"worker_wait_s": 1, "transfer_wait_s": 20}
+
+
+@pytest.fixture
+def facility(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallFacility]:
+    with SmallFacility(tmp_path, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def deployed(facility: SmallFacility) -> SmallFacility:
+    deploy(facility.deployment, facility.services)
+    return facility
+
+
+def check_all(facility: SmallFacility) -> dict[str, Check]:
+    return {check.name: check for check in preflight(facility.deployment, facility.services, **FAST)}
+
+
+def failed(checks: dict[str, Check]) -> set[str]:
+    """Names of the checks that found a fault themselves."""
+    return {check.name for check in checks.values() if not check.ok and not check.said.startswith("passed over")}
+
+
+def left_in(facility: SmallFacility) -> list[Path]:
+    return [path for root in facility.roots.values() for path in root.rglob("*preflight*")]
+
+
+def test_a_good_deployment_passes_and_nothing_stays(deployed: SmallFacility) -> None:
+    functions = set(deployed.compute.functions)
+    seen: list[Check] = []
+    checks = preflight(deployed.deployment, deployed.services, seen.append, **FAST)
+    assert [check for check in checks if not check.ok] == []
+    assert seen == checks
+    assert left_in(deployed) == []
+    assert set(deployed.compute.functions) == functions
+    index = deploy(deployed.deployment, deployed.services).index_id
+    assert deployed.services.search.search(index, "preflight")["total"] == 0
+
+
+def test_the_function_gets_the_configuration_of_the_deployment(deployed: SmallFacility) -> None:
+    check_all(deployed)
+    assert deployed.compute.configs == [{"queue": "debug"}]
+
+
+def test_the_worker_says_what_it_has(deployed: SmallFacility) -> None:
+    said = check_all(deployed)["worker"].said
+    for package in ("tomopipe", "parsl"):
+        assert f"{package} {importlib.metadata.version(package)}" in said
+    assert "Python 3." in said
+    assert "scratch /" in said
+
+
+def test_results_are_copied_to_the_share(facility: SmallFacility) -> None:
+    facility.rewrite(share={"collection": facility.collections["share"], "path": "/tomography"})
+    deploy(facility.deployment, facility.services)
+    checks = check_all(facility)
+    assert failed(checks) == set()
+    assert checks["transfer out"].ok
+    assert left_in(facility) == []
+
+
+def test_a_file_of_the_source_is_sent_where_there_is_a_small_one(deployed: SmallFacility) -> None:
+    (deployed.roots["source"] / "tomography" / "README.txt").write_text("x")
+    checks = check_all(deployed)
+    assert "/tomography/README.txt arrived" in checks["transfer in"].said
+    assert (deployed.roots["source"] / "tomography" / "README.txt").exists()
+
+
+def test_not_deployed(facility: SmallFacility) -> None:
+    checks = check_all(facility)
+    assert failed(checks) == {"flow"}
+    assert "tomopipe deploy small" in f"{checks['flow'].said} {checks['flow'].remedy}"
+    assert checks["search index"].said == "passed over: it needs 'flow'"
+    assert checks["transfer in"].ok
+
+
+def test_another_version_here_than_deployed(deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        module.importlib.metadata, "version", lambda name: "9.9" if name == "tomopipe" else version(name)
+    )
+    checks = check_all(deployed)
+    assert "up to date" in failed(checks)
+    assert "9.9" in checks["up to date"].said
+
+
+def test_other_functions_here_than_deployed(deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "all_functions_digest", lambda: f"sha256:{'0' * 64}")
+    checks = check_all(deployed)
+    assert failed(checks) == {"up to date"}
+    assert checks["up to date"].remedy == "`tomopipe deploy small`"
+
+
+def test_a_file_that_was_changed_since(deployed: SmallFacility) -> None:
+    deployed.rewrite(compute={"user_endpoint_config": {"queue": "prod"}})
+    checks = check_all(deployed)
+    assert failed(checks) == {"up to date"}
+    assert "user_endpoint_config" in checks["up to date"].said
+
+
+def test_another_version_on_the_worker(deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = deployed.compute._run
+
+    def older(function_id: str, packed: str) -> str:
+        task_id = run(function_id, packed)
+        task = deployed.compute.tasks[task_id]
+        here = importlib.metadata.version("tomopipe")
+        task["result"] = task["result"].replace(f'"tomopipe": "{here}"', '"tomopipe": "0.0.1"')
+        return task_id
+
+    monkeypatch.setattr(deployed.compute, "_run", older)
+    checks = check_all(deployed)
+    assert failed(checks) == {"tomopipe on the worker"}
+    assert "0.0.1" in checks["tomopipe on the worker"].said
+
+
+def test_the_endpoint_is_offline(deployed: SmallFacility) -> None:
+    deployed.compute.offline.add(deployed.endpoint)
+    checks = check_all(deployed)
+    assert "endpoint" in failed(checks)
+    assert "globus-compute-endpoint start" in str(checks["endpoint"].remedy)
+    assert checks["worker"].said == "passed over: it needs 'endpoint'"
+
+
+def test_the_queue_is_long(deployed: SmallFacility) -> None:
+    deployed.compute.queued = True
+    checks = check_all(deployed)
+    assert "still queued after 1 s" in checks["worker"].said
+    assert "queue" in str(checks["worker"].remedy)
+
+
+@pytest.mark.parametrize(
+    ("exception", "reason"),
+    [
+        ("Traceback (most recent call last):\n  File 'x'\nOops: no queue\n", "Oops: no queue"),
+        ("Unable to start user endpoint: 'a' was unexpected\n\nOn instance:\n    {'a': 1}]", "'a' was unexpected"),
+    ],
+)
+def test_the_function_fails_on_the_endpoint(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch, exception: str, reason: str
+) -> None:
+    def failing(function_id: str, packed: str) -> str:
+        task_id = str(uuid.uuid4())
+        deployed.compute.tasks[task_id] = {"status": "failed", "completion_t": "1", "exception": exception}
+        return task_id
+
+    monkeypatch.setattr(deployed.compute, "_run", failing)
+    checks = check_all(deployed)
+    assert checks["worker"].said.endswith(reason)
+    assert "user_endpoint_config" in str(checks["worker"].remedy)
+
+
+def test_a_worker_that_answers_with_a_pickle_is_not_unpickled(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    touched = tmp_path / "touched"
+
+    def answering(function_id: str, packed: str) -> str:
+        task_id = str(uuid.uuid4())
+        code = f"st\nprobe:open({str(touched)!r}, 'w').close()"
+        deployed.compute.tasks[task_id] = {"status": "success", "completion_t": "1", "result": code}
+        return task_id
+
+    monkeypatch.setattr(deployed.compute, "_run", answering)
+    assert "not answer in JSON" in check_all(deployed)["worker"].said
+    assert not touched.exists()
+
+
+def test_the_collection_is_another_folder_than_the_worker_writes_to(facility: SmallFacility, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    facility.rewrite(processing={"host_path": str(elsewhere)})
+    deploy(facility.deployment, facility.services)
+    checks = check_all(facility)
+    assert "one folder" in failed(checks)
+    assert "processing.host_path" in str(checks["one folder"].remedy)
+    assert str(elsewhere) in checks["clean-up"].said
+
+
+def test_the_results_folder_is_missing_on_the_worker(facility: SmallFacility, tmp_path: Path) -> None:
+    facility.rewrite(processing={"host_path": str(tmp_path / "nowhere")})
+    deploy(facility.deployment, facility.services)
+    checks = check_all(facility)
+    assert "results folder on the worker" in failed(checks)
+    assert "nowhere" in checks["results folder on the worker"].said
+
+
+def test_a_folder_that_is_not_on_the_collection(facility: SmallFacility) -> None:
+    facility.rewrite(source={"path": "/missing"})
+    deploy(facility.deployment, facility.services)
+    checks = check_all(facility)
+    assert failed(checks) == {"source collection"}
+    assert "/missing" in checks["source collection"].said
+
+
+def test_a_file_that_arrives_damaged(deployed: SmallFacility) -> None:
+    deployed.web.corrupt_next_transfer()
+    (deployed.roots["source"] / "tomography" / "README.txt").write_text("x")
+    checks = check_all(deployed)
+    assert failed(checks) == {"transfer in"}
+    assert "https://app.globus.org/activity/" in str(checks["transfer in"].remedy)
+
+
+def test_a_collection_that_is_paused_is_not_waited_for_without_end(deployed: SmallFacility) -> None:
+    deployed.web.pause_collection(deployed.collections["processing"])
+    (deployed.roots["source"] / "tomography" / "README.txt").write_text("x")
+    found = preflight(deployed.deployment, deployed.services, worker_wait_s=5, transfer_wait_s=1)
+    checks = {check.name: check for check in found}
+    assert "was not done after 1 s" in checks["transfer in"].said
+    assert "paused by an administrator" in checks["transfer in"].said
+
+
+def test_a_stranger_may_not_start(deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed.rewrite(people={"viewers": ["public"]})
+    deploy(deployed.deployment, deployed.services)
+    deployed.client_id, deployed.secret = deployed.web.add_service_account()
+    deployed.set_environment(monkeypatch)
+    with deployed.log_in() as stranger:
+        checks = {check.name: check for check in preflight(deployed.deployment, stranger, **FAST)}
+    assert {"right to start", "search index"} <= failed(checks)
+    assert "people.starters" in str(checks["right to start"].remedy)
+
+
+def test_a_person_without_a_consent_is_told_to_log_in(facility: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> None:
+    facility.become_person(monkeypatch)
+    with facility.log_in() as person:
+        login(person)
+        flow_id = str(deploy(facility.deployment, person).flow_id)
+        checks = {check.name: check for check in preflight(facility.deployment, person, **FAST)}
+        assert failed(checks) == {"consents"}
+        assert "tomopipe login small" in str(checks["consents"].remedy)
+        login(person, flow_id)
+        assert failed({check.name: check for check in preflight(facility.deployment, person, **FAST)}) == set()
+    facility.rewrite(
+        source={"mapped": True, "collection": facility.web.add_collection("new", facility.roots["source"], True)}
+    )
+    with facility.log_in() as person:
+        deploy(facility.deployment, person)
+        checks = {check.name: check for check in preflight(facility.deployment, person, **FAST)}
+    assert {"consents", "source collection"} <= failed(checks)
+
+
+def test_a_service_that_is_down_is_said_and_the_others_go_on(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployed.services.transfer.retry_config, "max_retries", 0)
+    deployed.web.fail_next(503, times=1000, prefix="/v0.10")
+    checks = check_all(deployed)
+    assert failed(checks) == {"source collection", "results collection", "clean-up"}
+    assert checks["search index"].ok
+
+
+def test_a_login_that_is_not_accepted_stops_at_the_first(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed.secret = "wrong"
+    deployed.set_environment(monkeypatch)
+    with deployed.log_in() as nobody:
+        checks = preflight(deployed.deployment, nobody, **FAST)
+    assert not checks[0].ok
+    assert all(check.said.startswith("passed over") for check in checks[1:])
+
+
+def test_an_input_that_is_too_long_for_the_run(facility: SmallFacility) -> None:
+    facility.rewrite(compute={"user_endpoint_config": {"worker_init": "x" * 60_000}})
+    deploy(facility.deployment, facility.services)
+    checks = check_all(facility)
+    assert failed(checks) == {"limits"}
+    assert "worker_init" in str(checks["limits"].remedy) or "user_endpoint_config" in str(checks["limits"].remedy)
+
+
+def test_a_flow_without_subscription_is_good_with_a_warning(deployed: SmallFacility) -> None:
+    limits = check_all(deployed)["limits"]
+    assert limits.ok
+    assert "flow.subscription_id" in str(limits.remedy)
+
+
+def test_the_probe_never_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report: Any = probe_worker(str(tmp_path / "missing"), "p")
+    assert report["folder"] == "missing"
+    assert report["devices"] == []
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\necho 'NVIDIA A100, 550.1'\necho 'NVIDIA A100, 550.1'\n")
+    fake.chmod(0o755)
+    report = probe_worker(str(tmp_path), "p")
+    assert report["folder"] == "written"
+    assert (tmp_path / "p" / "probe.txt").exists()
+    assert module._devices(report["devices"]) == "2 x NVIDIA A100 (driver 550.1)"

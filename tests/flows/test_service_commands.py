@@ -1,0 +1,816 @@
+"""The client and the commands of a facility against the services on loopback: what is submitted, found, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from facility.services.http import Request, Response, ServiceError
+from facility.services.web import WebServices
+from facility_bed import FacilityBed, make_bed
+from runs import Pipeline
+
+from tomopipe.flows import batch, client
+from tomopipe.flows.cli import main
+from tomopipe.flows.client import Client
+from tomopipe.flows.deployment import load_deployment
+from tomopipe.flows.found_runs import cancel_local
+from tomopipe.flows.local.run_store import RunStore
+from tomopipe.flows.login import GlobusServiceError, make_services
+from tomopipe.flows.manifest import ManifestEntry
+from tomopipe.flows.request import FUNCTIONS
+from tomopipe.flows.submissions import submission_store
+from tomopipe.functions import stages
+from tomopipe.functions.errors import InputError, ParameterError
+from tomopipe.functions.rundir import RunDirectory
+from tomopipe.functions.simulation import SimulationSettings, simulate_scan
+
+
+@dataclass
+class Command:
+    """How the command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (client, batch):
+        monkeypatch.setattr(module, "_POLL_FIRST_S", 0.05)
+        monkeypatch.setattr(module, "_POLL_MAX_S", 0.2)
+    monkeypatch.setattr(client, "_SUBMIT_PAUSES_S", (0.05, 0.05, 0.05))
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServices]:
+    """Services on loopback, a service account in the environment, and a home of its own."""
+    for name in ("TOMOPIPE_DEPLOYMENT", "GLOBUS_SDK_ENVIRONMENT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TOMOPIPE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    with WebServices(tmp_path / "services") as web:
+        for name, value in web.environment.items():
+            monkeypatch.setenv(name, value)
+        account, secret = web.add_service_account()
+        monkeypatch.setenv("TOMOPIPE_CLIENT_ID", account)
+        monkeypatch.setenv("TOMOPIPE_CLIENT_SECRET", secret)
+        yield web
+        assert web.faults == []
+
+
+@pytest.fixture
+def bed(environment: WebServices, tmp_path: Path) -> FacilityBed:
+    return make_bed(environment, tmp_path, tmp_path / "home", os.environ["TOMOPIPE_CLIENT_ID"])
+
+
+@pytest.fixture
+def here(bed: FacilityBed) -> Iterator[Client]:
+    with bed.client() as made:
+        yield made
+
+
+@pytest.fixture
+def tomopipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Command]:
+    """The command, in this process."""
+
+    def run(*arguments: object) -> Command:
+        monkeypatch.setattr(sys, "argv", ["tomopipe", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        printed = capsys.readouterr()
+        return Command(int(left.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+def request_fields(run: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = run.input["input"]
+    return fields
+
+
+# Submitting
+
+
+def test_a_run_is_the_deployed_flow_with_what_was_asked_for(bed: FacilityBed, here: Client) -> None:
+    run = here.submit(
+        bed.scan("tooth.h5"),
+        parameters={"reconstruction": {"center": 80.5}},
+        skip=["denoise"],
+        execution={"workers": 2},
+        tags=["beam time 3"],
+        managers=["urn:globus:groups:id:11111111-1111-4111-8111-111111111111"],
+    )
+    (sent,) = bed.runs()
+    fields = sent.input["input"]
+    assert fields["scan"]["path"] == "/tooth.h5" and fields["scan_id"] == "tooth"
+    assert fields["parameters"] == {"reconstruction": {"filter": "hann", "center": 80.5}}
+    assert fields["execution"] == {"slab": 16, "workers": 2} and fields["skip"] == ["denoise"]
+    assert fields["user_endpoint_config"] == {"queue": "demand"} and fields["processing_root"] == "/machine/tomography"
+    assert fields["search_index"] == bed.index_id and fields["destination"]["path"] == "/share"
+    assert sent.label == "tooth" and sent.tags[:2] == ["tomopipe", "scan:tooth"] and sent.tags[3:] == ["beam time 3"]
+    assert sent.managers == ["urn:globus:groups:id:11111111-1111-4111-8111-111111111111"]
+    assert sent.monitors == list(here.deployment.people.monitors)
+    assert (run.run_id, run.scan_id, run.url) == (sent.id, "tooth", f"https://app.globus.org/runs/{sent.id}")
+    assert here.wait(run.run_id).status == "SUCCEEDED"
+
+
+def test_a_run_holds_no_path_of_this_machine(bed: FacilityBed, here: Client) -> None:
+    here.submit(bed.scan("tooth.h5"))
+    assert str(bed.folder) not in json.dumps(bed.runs()[0].input)
+
+
+def test_a_scan_may_lie_on_any_collection(bed: FacilityBed, here: Client) -> None:
+    collection = "22222222-2222-4222-8222-222222222222"
+    here.submit(f"globus://{collection}/a/scan 1.h5", scan_id="one", share=False)
+    fields = bed.runs()[0].input["input"]
+    assert fields["scan"] == {"id": collection, "path": "/a/scan 1.h5"} and "destination" not in fields
+
+
+@pytest.mark.parametrize(
+    ("scan", "options", "said"),
+    [
+        ("missing.h5", {}, "there is no such file"),
+        ("/elsewhere/tooth.h5", {}, "lies outside"),
+        ("relative.h5", {}, "absolute path"),
+        ("https://x/tooth.h5", {}, "absolute path"),
+        ("globus://tooth/a.h5", {}, "is not a UUID"),
+        ("a b.h5", {}, "scan id 'a b'"),
+        ("tooth.h5", {"scan_id": "../x"}, "scan id"),
+        ("tooth.h5", {"parameters": {"reconstruction": {"centre": 1}}}, "unknown parameter"),
+        ("tooth.h5", {"skip": ["quantify"]}, "skip"),
+        ("tooth.h5", {"start_from": "denoise", "skip": ["denoise"]}, "start_from"),
+        ("tooth.h5", {"label": "x" * 65}, "--label"),
+        ("tooth.h5", {"tags": ["x" * 65]}, "--tag"),
+        ("tooth.h5", {"monitors": ["somebody"]}, "--monitor"),
+    ],
+)
+def test_what_is_impossible_is_refused_before_it_is_sent(
+    bed: FacilityBed, here: Client, scan: str, options: dict[str, Any], said: str
+) -> None:
+    for name in ("tooth.h5", "a b.h5"):
+        bed.scan(name)
+    path = str(bed.folder / "raw" / scan) if scan in ("missing.h5", "a b.h5", "tooth.h5") else scan
+    with pytest.raises(ParameterError) as error:
+        here.submit(path, **options)
+    assert said in str(error.value)
+    assert bed.runs() == []
+
+
+def test_another_version_than_the_deployed_one_is_refused(bed: FacilityBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.9.9")
+    with bed.client() as newer, pytest.raises(InputError) as error:
+        newer.submit(bed.scan("tooth.h5"))
+    assert "9.9.9" in str(error.value) and f"tomopipe deploy {bed.file}" in str(error.value)
+    assert bed.runs() == []
+
+
+def test_two_submissions_of_one_request_are_one_run(bed: FacilityBed, here: Client) -> None:
+    scan = bed.scan("held.h5")
+    first = here.submit(scan)
+    with bed.client() as other:
+        second = other.submit(scan)
+    assert second.run_id == first.run_id and second.was_under_way and not first.was_under_way
+    different = here.submit(scan, parameters={"reconstruction": {"center": 80.5}})
+    again = here.submit(scan, again=True)
+    assert len({first.run_id, different.run_id, again.run_id}) == len(bed.runs()) == 3
+
+
+def test_submissions_at_the_same_time_are_one_run(bed: FacilityBed) -> None:
+    scan, found = bed.scan("held.h5"), []
+
+    def submit() -> None:
+        with bed.client() as one:
+            found.append(one.submit(scan).run_id)
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and len(set(found)) == len(bed.runs()) == 1
+
+
+def test_a_run_that_was_not_written_down_is_found(bed: FacilityBed, here: Client) -> None:
+    """What a crash between the submission and the note leaves behind."""
+    scan = bed.scan("held.h5")
+    first = here.submit(scan)
+    submission_store().path.unlink()
+    assert here.submit(scan).run_id == first.run_id
+    assert len(bed.runs()) == 1
+
+
+def test_a_lost_answer_makes_no_second_run(bed: FacilityBed, here: Client) -> None:
+    scan = bed.scan("tooth.h5")
+    here.prepare(scan)
+    bed.web.lose_next_answer(prefix=f"/flows/{bed.flow_id}/run", method="POST")
+    run = here.submit(scan)
+    assert [sent.id for sent in bed.runs()] == [run.run_id]
+
+
+def test_a_service_in_trouble_is_asked_again(bed: FacilityBed, here: Client) -> None:
+    bed.web.fail_next(503, times=2, prefix=f"/flows/{bed.flow_id}/run", method="POST")
+    run = here.submit(bed.scan("tooth.h5"))
+    assert [sent.id for sent in bed.runs()] == [run.run_id]
+    bed.web.fail_next(503, times=4, prefix=f"/flows/{bed.flow_id}/run", method="POST")
+    with pytest.raises(GlobusServiceError, match="503"):
+        here.submit(bed.scan("other.h5"))
+    assert len(bed.runs()) == 1
+
+
+# Following
+
+
+def test_wait_survives_a_service_that_is_away(bed: FacilityBed, here: Client) -> None:
+    run = here.submit(bed.scan("tooth.h5"))
+    # More than the SDK tries again by itself, were it not told to hurry.
+    here.services.flows.retry_config.max_retries = 0
+    bed.web.fail_next(502, times=3, prefix=f"/runs/{run.run_id}")
+    seen: list[str] = []
+    assert here.wait(run.run_id, on_change=lambda one: seen.append(one.status)).status == "SUCCEEDED"
+    assert seen[-1] == "SUCCEEDED"
+
+
+def test_wait_gives_up_after_its_time(bed: FacilityBed, here: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = here.submit(bed.scan("held.h5"))
+    assert here.wait(run.run_id, timeout_s=0.3).status == "ACTIVE"
+    monkeypatch.setattr(client, "_WAIT_PATIENCE_S", 0.1)
+    here.services.flows.retry_config.max_retries = 0
+    bed.web.fail_next(502, times=100, prefix=f"/runs/{run.run_id}")
+    with pytest.raises(GlobusServiceError, match="502"):
+        here.wait(run.run_id)
+    bed.web.fail_next(403, times=1, prefix=f"/runs/{run.run_id}")
+
+
+def test_a_run_that_fails_says_why(bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]) -> None:
+    done = tomopipe("submit", bed.scan("bad_1.h5"), "--deployment", bed.file, "--wait")
+    assert done.code == 1
+    assert "ScanError: no flats" in done.err and "tomopipe retry" in done.err
+    assert f"https://app.globus.org/runs/{bed.runs()[0].id}" in done.out
+    status = tomopipe("status", "bad_1", "--json")
+    shown = json.loads(status.out)
+    assert status.code == 0 and shown["error"] == "ScanError: no flats" and shown["status"] == "FAILED"
+    assert [state["name"] for state in shown["states"]] == ["Choose", "Refuse"]
+    log = tomopipe("log", "bad_1")
+    assert log.code == 0 and "FlowStarted" in log.out and "FlowFailed" in log.out and "no flats" in log.out
+
+
+def test_states_and_log_are_whole(bed: FacilityBed, here: Client) -> None:
+    run = here.wait(here.submit(bed.scan("copied.h5")).run_id)
+    assert run.status == "SUCCEEDED", run.error
+    assert [(state.name, state.status) for state in here.states(run.run_id)] == [
+        ("Choose", "SUCCEEDED"), ("TransferScan", "SUCCEEDED"), ("Done", "SUCCEEDED"),
+    ]  # fmt: skip
+    codes = [event.code for event in here.log(run.run_id)]
+    assert codes[0] == "FlowStarted" and codes[-1] == "FlowSucceeded"
+    assert request_fields(run)["scan_id"] == "copied"
+    assert (bed.folder / "results" / "tomography" / "copied" / "raw.h5").read_bytes() == b"raw"
+
+
+def test_runs_of_this_machine_and_of_a_deployment(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    here.submit(bed.scan("held.h5"))
+    known = json.loads(tomopipe("runs", "--json").out)
+    assert [(row["scan_id"], row["status"], row["deployment"]) for row in known] == [
+        ("held", "ACTIVE", "beamline"), ("tooth", "SUCCEEDED", "beamline"),
+    ]  # fmt: skip
+    submission_store().path.unlink()
+    assert json.loads(tomopipe("runs", "--json").out) == []
+    asked = json.loads(tomopipe("runs", "--json", "--deployment", bed.file).out)
+    assert [row["scan_id"] for row in asked] == ["held", "tooth"]
+    active = json.loads(tomopipe("runs", "--json", "--deployment", bed.file, "--status", "active").out)
+    assert [row["scan_id"] for row in active] == ["held"]
+    # A run that this machine never heard of is found at the deployment.
+    assert json.loads(tomopipe("status", "tooth", "--json", "-d", bed.file).out)["status"] == "SUCCEEDED"
+    assert tomopipe("status", "tooth").code == 0, "what was asked for is known from then on"
+    assert tomopipe("status", "nothing", "-d", bed.file).code == 2
+    assert tomopipe("status", "nothing").code == 2
+    assert tomopipe("runs", "--status", "odd").code == 2
+
+
+def test_runs_of_others_are_seen_by_those_who_may(
+    bed: FacilityBed, here: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colleague, secret = bed.web.add_service_account()
+    run = here.submit(bed.scan("held.h5"), monitors=[f"urn:globus:auth:identity:{colleague}"])
+    here.submit(bed.scan("held_2.h5"))
+    monkeypatch.setenv("TOMOPIPE_CLIENT_ID", colleague)
+    monkeypatch.setenv("TOMOPIPE_CLIENT_SECRET", secret)
+    with bed.client() as other:
+        assert [one.run_id for one in other.runs()] == [run.run_id]
+        assert other.run(run.run_id).status == "ACTIVE"
+        with pytest.raises(GlobusServiceError, match="403"):
+            other.cancel(run.run_id)
+    asked = [one.query for one in bed.web.requests if one.path == "/runs"]
+    assert all("run_monitor" in query["filter_roles"] for query in asked), "the service lists one's own runs by default"
+
+
+def test_without_a_network_the_last_known_state_is_marked(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = here.submit(bed.scan("held.h5"))
+    monkeypatch.setenv("GLOBUS_SDK_SERVICE_URL_FLOWS", "http://127.0.0.1:9/")
+    monkeypatch.setattr("globus_sdk.transport.RetryConfig.max_retries", 0)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    listed = tomopipe("runs")
+    assert listed.code == 0 and "held" in listed.out and "as of" in listed.out and "warning:" in listed.err
+    asked = tomopipe("runs", "--json", "--deployment", bed.file)
+    assert asked.code == 0 and json.loads(asked.out)[0]["asked"] is not None
+    status = tomopipe("status", run.run_id[:8])
+    assert status.code == 0 and "cannot be asked now" in status.out
+    for command in (["log", "held"], ["cancel", "held"], ["submit", bed.scan("b.h5"), "-d", bed.file]):
+        done = tomopipe(*command)
+        assert done.code == 1 and done.err.splitlines()[-1].startswith("error: ") and "Traceback" not in done.err
+
+
+def test_cancel_stops_a_run(bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]) -> None:
+    run = here.submit(bed.scan("held.h5"))
+    assert tomopipe("cancel", run.run_id[:8]).code == 0
+    waited = tomopipe("wait", "held")
+    assert waited.code == 1 and "was cancelled" in waited.err
+    again = tomopipe("cancel", "held")
+    assert again.code == 2 and "has ended (CANCELLED)" in again.err
+    assert here.submit(bed.scan("held.h5")).run_id != run.run_id
+
+
+def test_an_inactive_run_is_resumed(environment: WebServices, tmp_path: Path, tomopipe: Callable[..., Command]) -> None:
+    account = os.environ["TOMOPIPE_CLIENT_ID"]
+    bed = make_bed(environment, tmp_path, tmp_path / "home", account, mapped=True)
+    # A deployment that does not know that the collection asks for consent, as one may have written it.
+    text = bed.file.read_text(encoding="utf-8")
+    bed.file.write_text(text.replace("mapped: true", "mapped: false"), encoding="utf-8")
+    done = tomopipe("submit", bed.scan("copied.h5"), "-d", bed.file, "--wait")
+    assert done.code == 3, done.err
+    assert "data_access" in done.err and "tomopipe resume" in done.err and "app.globus.org/runs/" in done.err
+    assert json.loads(tomopipe("status", "copied", "--json").out)["status"] == "INACTIVE"
+    assert "waits for a person" in tomopipe("status", "copied").out
+    resumed = tomopipe("resume", "copied", "--wait")
+    assert resumed.code == 0, resumed.err
+    assert (tmp_path / "results" / "tomography" / "copied" / "raw.h5").is_file()
+    assert tomopipe("resume", "copied").code == 2
+    assert len(bed.runs()) == 1
+
+
+# Again
+
+
+def deploy_other_functions(bed: FacilityBed) -> None:
+    """What `deploy` does to the flow when the functions have changed."""
+    with make_services(load_deployment(bed.file)) as services:
+        schema = services.flows.get_flow(bed.flow_id)["input_schema"]
+        schema["properties"]["input"]["properties"]["inspect_function_id"]["default"] = str(uuid.uuid4())
+        services.flows.update_flow(bed.flow_id, input_schema=schema)
+
+
+def test_retry_sends_the_same_input_to_the_functions_of_today(bed: FacilityBed, here: Client) -> None:
+    people = ["urn:globus:groups:id:33333333-3333-4333-8333-333333333333"]
+    scan = bed.scan("bad_1.h5")
+    failed = here.wait(here.submit(scan, label="my scan", tags=["mine"], monitors=people, share=False).run_id)
+    deploy_other_functions(bed)
+    with bed.client() as later:
+        retried = later.retry(failed.run_id)
+    first, second = bed.runs()
+    assert retried.run_id == second.id and second.label == "my scan" and second.monitors == first.monitors
+    assert {"retry", "mine", *(tag for tag in first.tags if tag.startswith("request:"))} <= set(second.tags)
+    assert second.input["input"]["inspect_function_id"] != first.input["input"]["inspect_function_id"]
+    assert {**second.input["input"], "inspect_function_id": ""} == {**first.input["input"], "inspect_function_id": ""}
+
+
+def test_all_failed_runs_are_retried_once(bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]) -> None:
+    first = here.wait(here.submit(bed.scan("bad_1.h5")).run_id)
+    here.wait(here.submit(bed.scan("bad_1.h5")).run_id)
+    here.wait(here.submit(bed.scan("bad_2.h5")).run_id)
+    here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    here.cancel(here.submit(bed.scan("held.h5")).run_id)
+    assert first.status == "FAILED"
+    listed = tomopipe("retry", "--failed", "--since", "1h", "--dry-run", "--json", "-d", bed.file)
+    assert [row["scan_id"] for row in json.loads(listed.out)] == ["bad_1", "bad_2"]
+    assert len(bed.runs()) == 5
+    done = tomopipe("retry", "--failed", "--since", "1h", "--wait", "-d", bed.file)
+    assert done.code == 1 and done.out.count("FAILED") == 2
+    assert sorted(run.label or "" for run in bed.runs()[5:]) == ["bad_1", "bad_2"]
+    # Mended since: the later good run of the same request settles it.
+    with bed.client() as later:
+        request = later.run(bed.runs()[5].id).request
+        bed.runs()[5].status = "SUCCEEDED"
+        left = later.failed_runs(datetime.now(UTC) - timedelta(hours=1))
+        assert request not in [run.request for run in left] and len(left) == 1
+        assert later.failed_runs(datetime.now(UTC)) == []
+    assert tomopipe("retry", "--failed", bed.runs()[0].id, "-d", bed.file).code == 2
+    assert tomopipe("retry").code == 2
+    assert tomopipe("retry", "--failed").code == 2, "no deployment"
+
+
+def test_reprocess_takes_the_request_from_the_latest_run(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    here.wait(here.submit(bed.scan("tooth.h5"), skip=["denoise"]).run_id)
+    here.wait(here.submit(bed.scan("tooth.h5"), parameters={"segmentation": {"phases": 3}}).run_id)
+    done = tomopipe("reprocess", "tooth", "--from", "reconstruct", "--set", "reconstruction.center=81", "--wait")
+    assert done.code == 0, done.err
+    fields = bed.runs()[-1].input["input"]
+    assert fields["parameters"] == {
+        "reconstruction": {"filter": "hann", "center": 81}, "segmentation": {"phases": 3},
+    }  # fmt: skip
+    assert fields["start_from"] == "reconstruct" and fields["skip"] == [] and "reprocess" in bed.runs()[-1].tags
+    first = here.reprocess(bed.runs()[0].id, overrides=["reconstruction.center=82"])
+    assert request_fields(first)["skip"] == ["denoise"]
+    for options in (
+        ["--from", "nowhere"],
+        ["--set", "x"],
+        ["--set", "reconstruction.centre=1"],
+        ["--skip", "quantify"],
+    ):
+        assert tomopipe("reprocess", "tooth", *options).code == 2
+    assert tomopipe("reprocess", "nothing", "-d", bed.file).code == 2
+    assert len(bed.runs()) == 4
+
+
+def release(bed: FacilityBed, run_id: str) -> None:
+    """What the service does with a run after 90 days."""
+    with make_services(load_deployment(bed.file)) as services:
+        services.flows.delete_run(run_id)
+
+
+def test_reprocess_takes_the_request_from_the_record_of_a_run_that_is_gone(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    run = here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    fields = request_fields(run)
+    for number, center in enumerate((79.0, 80.0)):
+        asked = {
+            "scan": fields["scan"], "processing": fields["processing"], "scan_id": "tooth", "start_from": None,
+            "parameters": {"reconstruction": {"center": center}}, "skip": ["denoise"], "execution": {"slab": 8},
+        }  # fmt: skip
+        bed.publish(
+            f"globus://x/tooth/{number}",
+            {"scan_id": "tooth", "request": json.dumps(asked), "published_at": f"2026-11-2{number}T10:00:00Z"},
+        )
+    bed.publish("globus://x/other", {"scan_id": "tooth.b", "request": "{}", "published_at": "2026-11-29T10:00:00Z"})
+    release(bed, run.run_id)
+    # This machine still knows the input of its own run; another one asks the index.
+    assert tomopipe("reprocess", "tooth", "--set", "reconstruction.center=81", "--wait").code == 0
+    assert bed.runs()[-1].input["input"]["parameters"]["reconstruction"] == {"filter": "hann", "center": 81}
+    release(bed, bed.runs()[-1].id)
+    submission_store().path.unlink()
+    done = tomopipe(
+        "reprocess", "tooth", "--set", "segmentation.phases=3", "--from", "segment", "--wait", "-d", bed.file
+    )
+    assert done.code == 0, done.err
+    again = bed.runs()[-1].input["input"]
+    assert again["parameters"] == {"reconstruction": {"center": 80.0}, "segmentation": {"phases": 3}}
+    assert (again["scan"], again["skip"], again["execution"]) == (fields["scan"], ["denoise"], {"slab": 8})
+    assert again["compute_endpoint"] == fields["compute_endpoint"] and again["start_from"] == "segment"
+
+
+def test_search_asks_the_index_of_the_deployment(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
+    bed.publish(
+        "globus://x/tooth/1", {"scan_id": "tooth", "status": "succeeded", "metrics": {"porosity_percent": 21.5}}
+    )
+    bed.publish("globus://x/shale/1", {"scan_id": "shale", "status": "succeeded", "metrics": {"porosity_percent": 9.0}})
+    done = tomopipe("search", "porosity > 20", "--deployment", bed.file)
+    assert done.code == 0 and "tooth" in done.out and "shale" not in done.out
+    assert tomopipe("search", "tooth", "--deployment", bed.file, "--local").out == "nothing found\n"
+
+
+# Many
+
+
+def manifest(bed: FacilityBed, *names: str) -> Path:
+    file = bed.folder / "manifest.yaml"
+    file.write_text(yaml.safe_dump([bed.scan(name) for name in names]), encoding="utf-8")
+    return file
+
+
+def test_a_manifest_is_submitted_once_however_often(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
+    file = manifest(bed, "a.h5", "b.h5", "bad_1.h5")
+    first = tomopipe("submit", "--manifest", file, "--deployment", bed.file, "--wait", "--json")
+    assert first.code == 1
+    rows = json.loads(first.out)
+    assert [(row["scan_id"], row["submitted"], row["run"]["status"]) for row in rows] == [
+        ("a", True, "SUCCEEDED"), ("b", True, "SUCCEEDED"), ("bad_1", True, "FAILED"),
+    ]  # fmt: skip
+    second = tomopipe("submit", "--manifest", file, "--deployment", bed.file, "--wait")
+    assert second.code == 1 and len(bed.runs()) == 4, "only what failed is submitted again"
+    assert "ScanError: no flats" in second.out and "earlier" in second.out
+    submission_store().path.unlink()
+    good = manifest(bed, "a.h5", "b.h5")
+    assert tomopipe("submit", "--manifest", good, "-d", bed.file, "--wait").code == 0
+    assert len(bed.runs()) == 4
+
+
+def test_at_most_so_many_are_active(bed: FacilityBed, here: Client) -> None:
+    entries = [ManifestEntry(f"line {number}", bed.scan(f"held_{number}.h5")) for number in range(5)]
+    items = batch.prepare_batch(here, entries, {})
+    most = 0
+
+    def count(item: batch.BatchItem) -> None:
+        nonlocal most
+        active = [run for run in bed.runs() if run.status == "ACTIVE"]
+        most = max(most, len(active))
+
+    stop = threading.Event()
+
+    def end_them() -> None:
+        while not stop.wait(0.3):
+            for run in bed.runs():
+                if run.status == "ACTIVE":
+                    run.cancel.set()
+                    break
+
+    ending = threading.Thread(target=end_them)
+    ending.start()
+    try:
+        batch.run_batch(here, items, max_active=2, tell=count)
+    finally:
+        stop.set()
+        ending.join()
+    assert most == 2
+    assert [item.run.status for item in items if item.run] == ["CANCELLED"] * 5
+    assert len(bed.runs()) == 5
+
+
+def test_a_manifest_stops_where_a_person_is_needed(
+    environment: WebServices, tmp_path: Path, tomopipe: Callable[..., Command]
+) -> None:
+    bed = make_bed(environment, tmp_path, tmp_path / "home", os.environ["TOMOPIPE_CLIENT_ID"], mapped=True)
+    bed.file.write_text(bed.file.read_text().replace("mapped: true", "mapped: false"))
+    file = manifest(bed, "copied_1.h5", "copied_2.h5")
+    done = tomopipe("submit", "--manifest", file, "-d", bed.file, "--max-active", "1")
+    assert done.code == 3 and "not yet" in done.out and "tomopipe resume" in done.err
+    assert len(bed.runs()) == 1
+    assert tomopipe("resume", "copied_1", "--wait").code == 0
+    assert tomopipe("submit", "--manifest", file, "-d", bed.file, "--max-active", "1").code in (0, 3)
+
+
+def test_a_manifest_is_checked_before_anything_is_sent(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
+    scan = bed.scan("a.h5")
+    (bed.folder / "raw" / "other").mkdir()
+    other = bed.scan("other/a.h5")
+    cases: list[tuple[list[Any], str]] = [
+        ([scan, {"scan": scan, "parameters": {"reconstruction": {"centre": 1}}}], "entry 2"),
+        ([scan, scan], "asks for the same as"),
+        ([scan, other], "has the scan id a"),
+        ([scan, "/elsewhere/b.h5"], "entry 2"),
+    ]
+    for entries, said in cases:
+        file = bed.folder / "m.json"
+        file.write_text(json.dumps(entries), encoding="utf-8")
+        done = tomopipe("submit", "--manifest", file, "--deployment", bed.file)
+        assert done.code == 2 and said in done.err, done.err
+    assert bed.runs() == []
+    assert tomopipe("submit", "--manifest", bed.folder / "none.csv", "-d", bed.file).code == 2
+
+
+# The command
+
+
+def test_a_dry_run_sends_nothing(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
+    done = tomopipe("submit", bed.scan("tooth.h5"), "-d", bed.file, "--dry-run", "--no-share", "--tag", "mine")
+    shown = json.loads(done.out)
+    assert done.code == 0 and shown["body"]["input"]["scan_id"] == "tooth" and shown["tags"][-1] == "mine"
+    assert bed.runs() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit"],
+        ["submit", "SCAN", "--manifest", "x.csv"],
+        ["submit", "SCAN", "--max-active", "2"],
+        ["submit", "SCAN", "--set", "reconstruction.centre=1"],
+        ["submit", "SCAN", "--deployment", "nowhere"],
+        ["submit", "SCAN", "--parameters", "/none.yaml"],
+        ["wait", "nothing"],
+        ["resume", "nothing"],
+        ["cancel", "nothing"],
+        ["deployments", "nowhere"],
+        ["deploy", "nowhere"],
+        ["preflight", "nowhere"],
+    ],
+)
+def test_bad_input_is_one_line(bed: FacilityBed, tomopipe: Callable[..., Command], arguments: list[str]) -> None:
+    scan = bed.scan("tooth.h5")
+    given = [scan if word == "SCAN" else word for word in arguments]
+    if arguments[0] == "submit" and "--deployment" not in arguments:
+        given += ["--deployment", str(bed.file)]
+    done = tomopipe(*given)
+    assert done.code == 2, done.err
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert bed.runs() == []
+
+
+def test_the_deployment_may_be_set_once(
+    bed: FacilityBed, tomopipe: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tomopipe("submit", bed.scan("tooth.h5")).code == 2
+    monkeypatch.setenv("TOMOPIPE_DEPLOYMENT", str(bed.file))
+    assert tomopipe("submit", bed.scan("tooth.h5"), "--wait").code == 0
+    submission_store().path.unlink()
+    assert tomopipe("wait", "tooth").code == 0
+    assert tomopipe("login").code == 0
+
+
+def test_deployments_are_listed_and_printed(bed: FacilityBed, tomopipe: Callable[..., Command], tmp_path: Path) -> None:
+    own = tmp_path / "home" / "deployments" / "beamline.yaml"
+    own.parent.mkdir()
+    own.write_text(bed.file.read_text(encoding="utf-8"), encoding="utf-8")
+    rows = {row["name"]: row for row in json.loads(tomopipe("deployments", "--json").out)}
+    assert rows["beamline"]["deployed"] and rows["beamline"]["file"] == str(own)
+    assert not rows["polaris"]["deployed"] and "polaris-own" in rows and "aurora" in rows
+    assert tomopipe("deployments", "beamline").out == own.read_text(encoding="utf-8")
+    assert "extends" not in tomopipe("deployments", "polaris").err and tomopipe("deployments").code == 0
+
+
+def test_interrupting_a_wait_leaves_the_run_alone(bed: FacilityBed, here: Client) -> None:
+    run = here.submit(bed.scan("held.h5"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tomopipe.flows.cli", "wait", run.run_id[:8]],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "held  ACTIVE" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and "the run goes on" in said
+    assert here.run(run.run_id).status == "ACTIVE"
+
+
+# Runs of this machine
+
+
+def start_sleeping(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> tuple[subprocess.Popen[bytes], str]:
+    """A local run whose process sleeps."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr("os.getpid", lambda: process.pid)
+    monkeypatch.setattr("psutil.Process", lambda pid=None, real=psutil.Process: real(pid or process.pid))
+    run_id = store.create_run(label="local", scan="/x", input={"input": {}}, definition_digest="d")
+    monkeypatch.undo()
+    return process, run_id
+
+
+def test_a_local_run_is_cancelled_and_waited_for(tmp_path: Path, tomopipe: Callable[..., Command]) -> None:
+    home = tmp_path / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        process, run_id = start_sleeping(RunStore(home / "runs.sqlite"), patch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOMOPIPE_HOME", str(home))
+        late = tomopipe("wait", "local", "--timeout", "0.1")
+        assert late.code == 1 and "ACTIVE" in late.out
+        assert tomopipe("cancel", run_id[:8]).code == 0
+        assert process.wait(timeout=10) == -signal.SIGTERM
+        assert tomopipe("wait", "local").code == 1
+        assert "INTERRUPTED" in tomopipe("wait", "local").out
+        assert tomopipe("cancel", "local").code == 2
+        assert tomopipe("resume", "local").code == 2
+
+
+def test_another_process_of_the_same_number_is_left_alone(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        store = RunStore(tmp_path / "runs.sqlite")
+        run_id = store.create_run(label="local", scan="/x", input={"input": {}}, definition_digest="d")
+        record = replace(store.get_run(run_id), process=process.pid, process_started=time.time() - 3600)
+        with pytest.raises(InputError, match="its process has ended"):
+            cancel_local(record)
+        with pytest.raises(InputError, match="runs on elsewhere"):
+            cancel_local(replace(record, host="elsewhere"))
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_local_run_is_reprocessed_and_retried_here(tmp_path: Path) -> None:
+    settings = SimulationSettings(columns=64, rows=16, angles=60, n_flats=4, n_darks=2, inclusion_radius_px=5.0)
+    scan = simulate_scan(settings, tmp_path / "foam.h5")
+    pipeline = Pipeline(tmp_path / "home")
+    first = pipeline.run(scan, tmp_path / "results", "--skip", "denoise")
+    done = pipeline("reprocess", "foam", "--from", "reconstruct", "--set", "reconstruction.filter=hann", "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    second = RunDirectory(Path(shown["run_directory"]))
+    assert second.root.parent == first.root.parent and second.root != first.root and first.metrics.is_file()
+    document = second.read_run()
+    assert document["request"]["skip"] == ["denoise"]
+    assert document["request"]["parameters"]["reconstruction"]["filter"] == "hann"
+    assert document["stages"]["preprocess"]["output"].startswith(".."), "the projections are those of the first run"
+    again = pipeline("retry", shown["run_id"][:8], "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["run_directory"] == shown["run_directory"]
+    refused = pipeline("reprocess", "foam", "--label", "x")
+    assert refused.returncode == 2 and "--label" in refused.stderr
+
+
+class InProcessCompute:
+    """A Compute part that registers functions by name and runs them in a thread of this process."""
+
+    prefixes = ("/v2/functions", "/v3/functions")
+
+    def __init__(self) -> None:
+        self.functions: dict[str, str] = {}
+        self.futures: dict[str, Future[Any]] = {}
+        self.pool = ThreadPoolExecutor(1)
+
+    def handle(self, request: Request) -> Response:
+        if request.method == "POST":
+            function_id = str(uuid.uuid4())
+            self.functions[function_id] = request.body["function_name"]
+            return Response(200, {"function_uuid": function_id})
+        function_id = request.path.rpartition("/")[2]
+        if function_id not in self.functions:
+            raise ServiceError(404, {"code": 404, "reason": "no such function"})
+        return Response(200, {"function_uuid": function_id, "function_name": self.functions[function_id]})
+
+    def submit_tasks(self, endpoint_id: str, tasks: list[Any], config: Any, caller: Any) -> list[str]:
+        ids = []
+        for function_id, args, kwargs in tasks:
+            ids.append(str(uuid.uuid4()))
+            self.futures[ids[-1]] = self.pool.submit(getattr(stages, self.functions[function_id]), *args, **kwargs)
+        return ids
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        future = self.futures[task_id]
+        if not future.done():
+            return {"status": "pending"}
+        error = future.exception()
+        return {"status": "success", "result": future.result()} if error is None else {
+            "status": "failed", "exception": f"Traceback\n{type(error).__name__}: {error}",
+        }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_from_deploy_to_search_by_commands_alone(
+    environment: WebServices, tmp_path: Path, tomopipe: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = InProcessCompute()
+    environment.mount_compute(compute)
+    raw, results = tmp_path / "raw", tmp_path / "results"
+    for folder in (raw, results / "tomography"):
+        folder.mkdir(parents=True)
+    settings = SimulationSettings(columns=64, rows=16, angles=60, n_flats=4, n_darks=2, inclusion_radius_px=5.0)
+    scan = simulate_scan(settings, raw / "foam.h5")
+    source = environment.add_collection("beamline", raw, mapped=True)
+    processing = environment.add_collection("processing", results)
+    file = tmp_path / "lab.yaml"
+    document = {
+        "format": "tomopipe-deployment/1",
+        "title": "A laboratory",
+        "source": {"collection": source, "path": "/", "host_path": str(raw), "mapped": True},
+        "processing": {"collection": processing, "path": "/tomography", "host_path": str(results / "tomography")},
+        "compute": {"endpoint": str(uuid.uuid4())},
+        "visible_to": ["public"],
+    }
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    monkeypatch.setenv("TOMOPIPE_DEPLOYMENT", str(file))
+    planned = tomopipe("deploy", "--dry-run", file)
+    assert planned.code == 0 and "nothing was changed" in planned.out and compute.functions == {}
+    first = tomopipe("deploy", file)
+    assert first.code == 0, first.err
+    assert "created" in first.out and len(compute.functions) == len(FUNCTIONS)
+    again = json.loads(tomopipe("deploy", "--json", file).out)
+    assert {change["action"] for change in again["changes"]} == {"kept"}
+    done = tomopipe("submit", scan, "--wait")
+    assert done.code == 0, done.err
+    assert "ACTIVE" in done.err and "foam  SUCCEEDED" in done.err
+    shown = json.loads(tomopipe("status", "foam", "--json").out)
+    assert shown["run_directory"] == f"/tomography/foam/{shown['recipe_id']}"
+    assert (results / shown["run_directory"].lstrip("/") / "report.html").is_file()
+    assert {"TransferScan", "Reconstruct", "PublishMetrics"} <= {state["name"] for state in shown["states"]}
+    assert "1/1" in tomopipe("status", "foam").out
+    (hit,) = json.loads(tomopipe("search", "porosity > 0", "--json").out)
+    assert hit["content"]["scan_id"] == "foam"
+    # The run is gone, and this machine has forgotten it: the record in the index knows what was asked for.
+    with make_services(load_deployment(file)) as services:
+        services.flows.delete_run(shown["run_id"])
+    submission_store().path.unlink()
+    other = tomopipe("reprocess", "foam", "--from", "reconstruct", "--set", "reconstruction.filter=hann", "--wait")
+    assert other.code == 0, other.err
+    found = json.loads(tomopipe("search", "scan_id:foam", "--json").out)
+    assert len({one["subject"] for one in found}) == 2
+    latest = json.loads(tomopipe("status", "foam", "--json").out)["run_directory"]
+    recipe = json.loads((results / latest.lstrip("/") / "run.json").read_text(encoding="utf-8"))
+    assert recipe["stages"]["preprocess"]["output"].startswith("..")
+    refused = tomopipe("submit", scan, "--set", "reconstruction.center=9999", "--wait")
+    assert refused.code == 1 and "Inspect failed" in refused.err, refused.err
+    compute.pool.shutdown()
