@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference that are made from the code: parameters, fields of search documents, JSON schemas."""
+"""Writes the pages of docs/reference that are made from the code: parameters, deployments, search documents, JSON schemas."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tomopipe.flows.deployment import deployment_schema
 from tomopipe.functions.parameters import Parameters
 from tomopipe.functions.quantification.document_schema import document_schema
 from tomopipe.functions.quantification.metrics_schema import metrics_schema
@@ -62,10 +63,28 @@ those of failed runs, which have no time, last.
 """
 
 
+_DEPLOYMENT = """# Deployment file
+
+The keys of a deployment's YAML file, format `tomopipe-deployment/1`. Made from the models in `flows/deployment.py` by
+`docs/generate_reference.py`; [set up a deployment](../how-to/set-up-a-deployment.md) says how to use them.
+
+- A deployment is found by name in `$TOMOPIPE_HOME/deployments`, then among the shipped ones; or by the path of its file,
+  where that has a `/` or ends with `.yaml`. Its name is the file's, without the ending.
+- `extends` takes over another file: mappings are merged key by key, all else is replaced. A path there is relative to the
+  file; a file of the same name as a shipped one may extend that.
+- A required key that is null counts as missing, and so does a null in `user_endpoint_config`: all that is missing is
+  listed at once. An unknown key or a key given twice is refused.
+- UUIDs and paths are checked for their form only; `tomopipe preflight` asks the services.
+- A principal is `urn:globus:groups:id:UUID`, `urn:globus:auth:identity:UUID`, and where it says so
+  `all_authenticated_users` or `public`.
+"""
+
+
 def pages() -> dict[Path, str]:
     """Content of each page."""
     return {
         REFERENCE / "parameters.md": parameters_page(),
+        REFERENCE / "deployment.md": deployment_page(),
         REFERENCE / "search-document.md": search_document_page(),
         REFERENCE / "tomopipe-document-2.schema.json": json.dumps(document_schema(), indent=2) + "\n",
         REFERENCE / "tomopipe-metrics-2.schema.json": json.dumps(metrics_schema(), indent=2) + "\n",
@@ -91,6 +110,62 @@ def parameters_page() -> str:
         lines += [f"## {name}", "", section.__doc__ or "", "", *_table(section.model_fields.items()), ""]
     lines += ["## Beside the sections", "", *_table(plain), ""]
     return "\n".join(lines)
+
+
+def deployment_page() -> str:
+    """The keys of a deployment's file as Markdown."""
+    schema = deployment_schema()
+    sections = schema["$defs"]
+    required = schema["anyOf"][0]["required"]
+    plain, lines = {}, []
+    for key, value in schema["properties"].items():
+        name = next((name for name in _references(value) if name in sections), None)
+        if name is None:
+            plain[key] = value
+            continue
+        said = value.get("description") or sections[name]["description"]
+        if key == "parameters":
+            lines += [f"## {key}", "", f"{said} Sections and fields as in [parameters](parameters.md).", ""]
+            continue
+        must = " Required." if key in required else ""
+        rows = _key_table(sections[name]["properties"], sections[name].get("required", ()))
+        lines += [f"## {key}", "", f"{said}{must}", "", *rows, ""]
+    return "\n".join([_DEPLOYMENT, *_key_table(plain, required), "", *lines])
+
+
+def _references(value: dict[str, Any]) -> list[str]:
+    """Names of the sections that a key may hold."""
+    choices = [value, *value.get("anyOf", [])]
+    return [choice["$ref"].rpartition("/")[2] for choice in choices if "$ref" in choice]
+
+
+def _key_table(keys: dict[str, Any], required: Any) -> list[str]:
+    rows = ["| key | values | default | |", "|---|---|---|---|"]
+    for key, value in keys.items():
+        default = "required" if key in required else f"`{json.dumps(value['default'])}`" if "default" in value else ""
+        rows.append(f"| `{key}` | {_key_values(value)} | {default} | {value['description']} |")
+    return rows
+
+
+def _key_values(schema: dict[str, Any]) -> str:
+    """What a key of a deployment may hold, in words."""
+    if "anyOf" in schema:
+        return " or ".join(_key_values(choice) for choice in schema["anyOf"] if choice.get("type") != "null")
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if schema["type"] == "array":
+        items = "principals" if "urn:globus" in schema["items"].get("pattern", "") else "texts"
+        return f"list of {items}"
+    if schema["type"] == "object":
+        return "mapping"
+    if schema["type"] == "string":
+        formats = {"uuid": "UUID", "uri": "HTTPS address"}
+        kind = formats.get(schema.get("format", ""), "path" if schema.get("pattern") == "^/" else "text")
+        most = schema.get("maxLength") if kind == "text" else None
+        return f"{kind} of at most {most} characters" if most else kind
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    limits = ", ".join(f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema)
+    return f"{'true, false' if schema['type'] == 'boolean' else schema['type']} {limits}".strip()
 
 
 def search_document_page() -> str:

@@ -41,6 +41,9 @@ def test_commands_and_options_exist(page: Path) -> None:
         if name.startswith("-"):
             continue
         assert name in commands, f"{page.name}: tomopipe {name}"
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands[name]
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
         used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert used <= options | {"--help"}, f"{page.name}: tomopipe {line}"
