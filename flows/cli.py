@@ -10,7 +10,6 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import re
 import shlex
 import signal
 import sys
@@ -26,13 +25,11 @@ from rich.table import Table
 
 from tomopipe.functions.errors import InputError, ParameterError, TomopipeError
 from tomopipe.functions.parameters import (
-    Execution,
     SkippableStage,
     Stage,
     apply_overrides,
     parse_parameters,
     read_yaml,
-    validate_model,
 )
 
 from .found_runs import ServiceReference, find_local, find_run
@@ -50,6 +47,7 @@ from .service_commands import (
     service_log,
     show_service_status,
 )
+from .trigger.commands import watch_app
 
 if TYPE_CHECKING:
     from tomopipe.functions.rundir import RunDirectory
@@ -127,6 +125,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Take a raw scan through every stage to metrics in the search index. The same command again resumes."""
+    from .execution_options import execution_of
     from .local.run import LocalRequest, check_run
 
     values = read_yaml(parameters) if parameters else {}
@@ -137,7 +136,7 @@ def run(
         parameters=parse_parameters(apply_overrides(values, override or []), source),
         skip=cast(tuple[SkippableStage, ...], tuple(skip or ())),
         start_from=cast(Stage | None, start_from),
-        execution=_execution(slab, memory, workers),
+        execution=execution_of(slab, memory, workers),
         scan_id=scan_id,
         copy_to=copy_to,
     )
@@ -436,21 +435,6 @@ def report(
         typer.launch(path.as_uri())
 
 
-def _execution(slab: int | None, memory: str | None, workers: int) -> Execution:
-    values = {"slab": slab, "memory_bytes": _bytes(memory) if memory else None, "workers": workers}
-    return validate_model(Execution, {key: value for key, value in values.items() if value is not None}, "options")
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise ParameterError(f"--memory {text}: give a size such as 800M or 16G")
-    size = float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")
-    if size > 2**60:
-        raise ParameterError(f"--memory {text}: is more than any machine has; give a size such as 800M or 16G")
-    return int(size)
-
-
 def _run_with_progress(checked: CheckedRun) -> RunResult:
     from .local.progress import ProgressDisplay
     from .local.run import start_run
@@ -649,6 +633,7 @@ def _stop(error: Exception, code: int) -> NoReturn:
 
 
 register(app, _run_locally)
+app.add_typer(watch_app, name="watch")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from tomopipe.functions.errors import InputError, ParameterError, TomopipeError,
 from tomopipe.functions.parameters import Execution, Parameters, apply_overrides, validate_model
 from tomopipe.functions.scan import scan_id_from_path, validate_scan_id
 
-from .deployment import Deployment, deployment_names, load_deployment
+from .deployment import Deployment, load_deployment
 from .local.run_store import EventRecord, StateRecord
 from .login import GlobusServiceError, Services, explained, login, make_services
 from .request import FlowInput
@@ -157,7 +157,7 @@ class Client:
             raise VersionError(
                 f"deployment {self.deployment.name}: its flow was deployed with tomopipe {there}, this is {here}; install "
                 f"that version here (pip install tomopipe=={there}), or bring the flow to this one: "
-                f"tomopipe deploy {self._called}"
+                f"tomopipe deploy {self.deployment.called}"
             )
         return found
 
@@ -275,7 +275,7 @@ class Client:
         if body is None:
             raise InputError(
                 f"run {run.run_id}: the service does not give its input any more; "
-                f"use: tomopipe reprocess {run.scan_id} --deployment {self._called}"
+                f"use: tomopipe reprocess {run.scan_id} --deployment {self.deployment.called}"
             )
         return self._prepared(
             self._refreshed(body["input"]),
@@ -552,13 +552,6 @@ class Client:
 
     # What the public methods are made of
 
-    @property
-    def _called(self) -> str:
-        """What a command takes for the deployment: its name where names are looked up, else its file."""
-        deployment = self.deployment
-        known = deployment_names().get(deployment.name)
-        return deployment.name if known is not None and str(known) == deployment.file else deployment.file
-
     @cached_property
     def _store(self) -> SubmissionStore:
         return submission_store()
@@ -709,7 +702,7 @@ class Client:
             if error.status == 404:
                 raise _RunGone(
                     f"run {run_id}: the service knows no such run (it keeps them for 90 days, and shows them to those who "
-                    f"may see them); tomopipe runs --deployment {self._called} lists them"
+                    f"may see them); tomopipe runs --deployment {self.deployment.called} lists them"
                 ) from error
             raise
         return document

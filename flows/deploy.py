@@ -162,7 +162,7 @@ def find_flow_id(deployment: Deployment, services: Services | None = None) -> st
     if not known:
         raise ParameterError(
             f"{deployment.file}: no flow is known for the deployment {deployment.name}; deploy it with "
-            f"`tomopipe deploy {deployment.name}`, or set flow.id in the file to the id of the flow that somebody deployed"
+            f"`tomopipe deploy {deployment.called}`, or set flow.id in the file to the id of the flow that somebody deployed"
         )
     return str(known)
 
@@ -283,7 +283,8 @@ class _Deploying:
         index_id = self._index(deployed_index(flow))
         self._note(flow["id"] if flow else None, index_id)
         self._writers(index_id)
-        self._field_types(index_id)
+        if index_id != deployed_index(flow):
+            self._field_types(index_id)
         client = deployment_client(self.deployment, self.services, config_file, flow)
         function_ids = self._functions(client)
         all_ids = {name: function_ids.get(name, _NOT_YET) for name in FUNCTIONS}
@@ -337,7 +338,7 @@ class _Deploying:
         return index_id
 
     def _field_types(self, index_id: str | None) -> None:
-        """Fix the types of all fields of an empty index that was made here, before the first record does it by chance.
+        """Fix the types of all fields of an empty index that deploying made, before the first record does it by chance.
 
         A sample named 2026-11-22 would make names of samples dates for good.
         """

@@ -250,7 +250,7 @@ class People(_Section):
     """Who else may see, start and change things."""
 
     monitors: list[Principal] = _principals("Who may follow every run")
-    managers: list[Principal] = _principals("Who may follow, cancel and resume every run")
+    managers: list[Principal] = _principals("Who may follow and cancel every run")
     starters: list[Principal] = _principals("Who may start runs; also all_authenticated_users")
     viewers: list[Principal] = _principals("Who may see the flow; also public")
     administrators: list[Principal] = _principals("Who may change the flow")
@@ -308,6 +308,12 @@ class Deployment(_Section):
         default_factory=Execution, description="How the work is cut and how much of a machine it may take."
     )
     login: Login = Field(default_factory=Login, description="How people log in.")
+
+    @property
+    def called(self) -> str:
+        """What a command takes for the deployment: its name where names are looked up, else its file."""
+        known = deployment_names().get(self.name)
+        return self.name if known is not None and str(known) == self.file else self.file
 
     @property
     def mapped_collections(self) -> tuple[str, ...]:

@@ -481,7 +481,7 @@ def _login_needed(error: TokenValidationError, doing: str, command: str = _LOGIN
 def _refuse_to_ask(deployment: Deployment | None) -> TokenValidationErrorHandler:
     """What a client does where a login is missing. No command but `login` stops to ask: a trigger would wait forever."""
     # Only with its deployment does `login` know which collections and which flow there are to consent to.
-    command = f"`tomopipe login {deployment.name}`" if deployment else _LOGIN_COMMAND
+    command = f"`tomopipe login {deployment.called}`" if deployment else _LOGIN_COMMAND
 
     def refuse(app: globus_sdk.GlobusApp, error: TokenValidationError) -> None:
         if isinstance(error, IdentityMismatchError):

@@ -22,6 +22,7 @@ from tomopipe.functions.errors import TomopipeError
 from .definition_linter import RUN_STATE_BYTES_MAX
 from .deploy import deployed_index, deployed_schema, find_flow_id, input_fields
 from .gladier_managers import registration
+from .local.actions import reason
 from .login import explain_globus_error, explained
 from .request import FUNCTIONS, all_functions_digest
 
@@ -232,7 +233,7 @@ class _Preflight:
 
     def up_to_date(self) -> str:
         flow_id = self.found_flow["id"]
-        deploy_again = f"`tomopipe deploy {self.deployment.name}`"
+        deploy_again = f"`tomopipe deploy {self.deployment.called}`"
         fields = self._fields()
         here = importlib.metadata.version("tomopipe")
         there = fields["version"].get("default")
@@ -266,7 +267,8 @@ class _Preflight:
             self.services.specific_flow(self.found_flow["id"])
         if self.services.app.login_required():
             raise _Failed(
-                "a consent is missing, or the login has run out", f"`tomopipe login {self.deployment.name}` asks for it"
+                "a consent is missing, or the login has run out",
+                f"`tomopipe login {self.deployment.called}` asks for it",
             )
         return f"given, {len(mapped)} mapped collection{'' if len(mapped) == 1 else 's'} included"
 
@@ -451,7 +453,7 @@ class _Preflight:
             done = self._finished_task(task_id)
         if done.get("exception") or done.get("status") == "failed":
             raise _Failed(
-                f"the function failed on the endpoint: {_reason(str(done.get('exception') or 'no reason given'))}",
+                f"the function failed on the endpoint: {reason(str(done.get('exception') or ''))[:300]}",
                 "look at the endpoint's log (~/.globus_compute/NAME/endpoint.log), and compare user_endpoint_config with its "
                 "schema",
             )
@@ -577,13 +579,6 @@ class _Preflight:
                 f"the index did not take an entry: {said}",
                 "look at the index's size and limits with `globus search index show`",
             )
-
-
-def _reason(exception: str) -> str:
-    """The line of a failure that says why: a traceback's last that is not indented, else the first."""
-    lines = exception.strip().splitlines()
-    unindented = [line for line in lines if line[:1].strip()]
-    return (unindented[-1] if lines[0].startswith("Traceback") else lines[0])[:300]
 
 
 def _report(result: str) -> Json:

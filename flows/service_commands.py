@@ -431,18 +431,26 @@ def _deploy(name: DeploymentName, dry_run: DryRun = False, as_json: AsJson = Fal
         print("nothing was changed (--dry-run)")
 
 
-def _preflight(name: DeploymentName, as_json: AsJson = False) -> None:
+def _preflight(
+    name: DeploymentName,
+    wait: Annotated[
+        float, typer.Option("--wait", help="Seconds that a job may stand in the endpoint's queue.")
+    ] = 600.0,
+    as_json: AsJson = False,
+) -> None:
     """Check login, consents, collections, endpoint, a worker, transfers and index; a remedy for each that fails."""
     from .preflight import Check, preflight
 
     def show(check: Check) -> None:
         if not as_json:
-            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<28}  {check.said}", flush=True)
+            passed_over = not check.ok and check.said.startswith("passed over")
+            sign = "ok" if check.ok else "-" if passed_over else "FAIL"
+            print(f"{sign:<4}  {check.name:<28}  {check.said}", flush=True)
             if check.remedy:
                 print(f"      {'note' if check.ok else 'remedy'}: {check.remedy}", flush=True)
 
     client = _client(name)
-    checks = preflight(client.deployment, client.services, show)
+    checks = preflight(client.deployment, client.services, show, worker_wait_s=wait)
     if as_json:
         rows = [{"name": c.name, "ok": c.ok, "said": c.said, "remedy": c.remedy} for c in checks]
         print(json.dumps(rows, indent=2))
@@ -471,6 +479,9 @@ def _submit(
     override: Overrides = None,
     skip: Skip = None,
     start_from: StartFrom = None,
+    slab: Annotated[int | None, typer.Option(help="Rows a slab; rounded up to a multiple of 8.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers that share a machine's memory.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory for all workers of a machine, such as 8G.")] = None,
     scan_id: Annotated[str | None, typer.Option(help="Name of the scan; by default from its file's name.")] = None,
     label: Label = None,
     tag: Tags = None,
@@ -486,6 +497,8 @@ def _submit(
 
     With --manifest, scans whose run succeeded or is under way are not submitted again: the same command resumes.
     """
+    from .execution_options import execution_of
+
     if (scan is None) == (manifest is None):
         raise ParameterError("submit: give either a SCAN or --manifest FILE")
     values = apply_overrides(read_yaml(parameters) if parameters else {}, override or [])
@@ -498,6 +511,7 @@ def _submit(
     options: dict[str, Any] = {
         "parameters": values, "skip": skip or (), "start_from": start_from, "label": label, "tags": tag or (),
         "monitors": monitor or (), "managers": manager or (), "share": share,
+        "execution": execution_of(slab, memory, workers),
     }  # fmt: skip
     if manifest is not None:
         _submit_manifest(client, manifest, options, max_active, wait, again, dry_run, as_json)

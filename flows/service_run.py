@@ -20,8 +20,8 @@ JsonObject = dict[str, Any]
 LABEL_MAX = 64
 """Most characters that the service takes for a label; tags are kept as short."""
 
-REFRESHED = ("version", "functions_digest")
-"""Fields of the input that say which software runs, besides the function ids; not part of what was asked for."""
+REFRESHED = ("version", "functions_digest", "compute_endpoint", "user_endpoint_config", "search_index", "results_url")
+"""Fields of the input that say with what a run is run, besides the function ids; not part of what was asked for."""
 
 _FUNCTION_ID = "_function_id"
 _CANCELLED_CODES = ("FlowCanceled", "FlowCancelled")
@@ -194,19 +194,17 @@ def read_states(entries: Iterable[Mapping[str, Any]], status: str) -> list[State
 
 
 def request_digest(body: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of what a run was asked for: its input without function ids, version and digest.
+    """16 hexadecimal digits of what a run was asked for: its input without what it is run with and how the work is cut.
 
-    The same request stays the same when the functions are registered anew.
+    The same request stays the same when the functions are registered anew, or the endpoint gets another queue.
     """
-    asked = {
-        key: value for key, value in body["input"].items() if not key.endswith(_FUNCTION_ID) and key not in REFRESHED
-    }
+    asked = {key: value for key, value in body["input"].items() if not (is_refreshed(key) or key == "execution")}
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_refreshed(name: str) -> bool:
-    """Whether a field of the input says which software runs, and so is taken from the deployed flow each time."""
+    """Whether a field of the input says with what a run is run, and so is taken from the deployed flow each time."""
     return name in REFRESHED or name.endswith(_FUNCTION_ID)
 
 

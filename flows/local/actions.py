@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -153,6 +154,7 @@ def utc_now() -> str:
 
 
 _SHOWN_ERRORS = 3
+_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Lost|Exceeded|Timeout|Failure|Failed)(?::|\Z)")
 
 
 def explain(error: str, cause: Any) -> str:
@@ -169,11 +171,23 @@ def explain(error: str, cause: Any) -> str:
         return error if cause is None else f"{error}: {cause}"
     fatal = (details.get("fatal_error") or {}).get("description")
     traces = [task["exception"] for task in details.get("results", []) if "exception" in task]
-    exceptions = [_without_module(trace.strip().splitlines()[-1]) for trace in traces]
+    exceptions = [_without_module(reason(trace)) for trace in traces]
     said = [text for text in [fatal, details.get("message"), *dict.fromkeys(exceptions)] if text]
     more = [f"and {len(said) - _SHOWN_ERRORS} more"] if len(said) > _SHOWN_ERRORS else []
     found = "; ".join([*said[:_SHOWN_ERRORS], *more])
     return f"{cause.get('state_name', error)} failed: {found or details}"
+
+
+def reason(exception: str) -> str:
+    """The line of a task's exception that says why: the error's own in a traceback, else the first.
+
+    An error's text may have several lines, and a list or a rule may be the last of them.
+    """
+    lines = [line for line in exception.strip().splitlines() if line.strip()] or ["no reason given"]
+    if not lines[0].startswith("Traceback"):
+        return lines[0].strip()
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or [line for line in lines if line[:1].strip()])[-1]
 
 
 def _without_module(line: str) -> str:

@@ -39,7 +39,7 @@ def transaction(path: Path, schema: str, *, write: bool) -> Iterator[sqlite3.Con
         If it is locked for long, or its disk is full.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
     except (OSError, sqlite3.Error) as error:
         raise InputError(f"{path}: cannot be opened as a database ({error}); check the folder's permissions") from error

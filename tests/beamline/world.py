@@ -87,7 +87,8 @@ class World:
                         wire.send(name, self.values[name], asked_s=self.now_s)
             if self.now_s >= end:
                 return
-            self.now_s = min(end, self.now_s + 0.1)
+            is_quiet = not self.scan_wire.on_the_way and not self.plugin_wire.on_the_way and not self.monitor.is_waiting
+            self.now_s = end if is_quiet else min(end, self.now_s + 0.1)
 
     def settle(self) -> list[Observation]:
         """Wait until everything has been said, and return what was new."""
@@ -98,7 +99,9 @@ class World:
     def restart_tomoscan(self) -> None:
         """The IOC of tomoScan starts again: its PVs are as in the beginning."""
         self.scan_wire.cut()
-        self.values.update({name: value for name, value in SCAN_DEFAULTS.items() if name not in ("FilePath", "FileName")})
+        self.values.update(
+            {name: value for name, value in SCAN_DEFAULTS.items() if name not in ("FilePath", "FileName")}
+        )
 
     def restart_plugin(self) -> None:
         """The IOC of the camera starts again."""

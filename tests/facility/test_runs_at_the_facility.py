@@ -165,24 +165,6 @@ def test_another_recipe_is_another_directory_and_record(facility: Facility, firs
     assert not (run_directory(facility, "scan_0001", other["recipe_id"]).root / "receipts" / "preprocess").exists()
 
 
-def test_nothing_of_the_submitting_machine_and_no_secret_leaves_it(facility: Facility, first: Run) -> None:
-    secrets = [facility.account[1], str(facility.beamline), str(facility.home), *facility.web.auth.issued_tokens]
-    assert len(secrets) > 5
-    said = [json.dumps([run.input, run.log, run.details, run.label, run.tags]) for run in facility.web.runs]
-    said += [json.dumps(searched(facility, "*")), repr(facility.web.requests)]
-    texts = (".json", ".html", ".csv", ".txt", ".log", ".yaml")
-    files = [
-        path
-        for root in (facility.processing, facility.folder / "share", facility.home)
-        for path in root.rglob("*")
-        if path.is_file() and path.suffix in texts
-    ]
-    assert len(files) > 20
-    said += [path.read_text(errors="replace") for path in files]
-    for text in said:
-        assert not [secret for secret in secrets if secret in text]
-
-
 def test_two_submissions_at_once_give_one_result(facility: Facility, first: Run) -> None:
     simulate(facility, "scan_0002", 2)
     command = [
@@ -383,3 +365,24 @@ def test_runs_are_listed_followed_and_cancelled(facility: Facility, first: Run) 
     wait_for_end(run, "FAILED")
     assert json.loads(ends(facility, SUCCEEDED, "status", run.id, "--json").stdout)["status"] == "CANCELLED"
     assert "FlowCanceled" in succeeds(facility, "log", run.id)
+
+
+# Last, so that it sees what all the runs above have left
+
+
+def test_nothing_of_the_submitting_machine_and_no_secret_leaves_it(facility: Facility, first: Run) -> None:
+    secrets = [facility.account[1], str(facility.beamline), str(facility.home), *facility.web.auth.issued_tokens]
+    assert len(secrets) > 5
+    said = [json.dumps([run.input, run.log, run.details, run.label, run.tags]) for run in facility.web.runs]
+    said += [json.dumps(searched(facility, "*")), repr(facility.web.requests)]
+    texts = (".json", ".html", ".csv", ".txt", ".log", ".yaml")
+    files = [
+        path
+        for root in (facility.processing, facility.folder / "share", facility.home)
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix in texts
+    ]
+    assert len(files) > 20
+    said += [path.read_text(errors="replace") for path in files]
+    for text in said:
+        assert not [secret for secret in secrets if secret in text]

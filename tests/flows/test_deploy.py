@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from copy import deepcopy
@@ -193,7 +194,12 @@ def test_functions_travel_as_source_text() -> None:
 
 def test_deploy_makes_everything_and_again_changes_nothing(facility: SmallFacility) -> None:
     first = deploy(facility.deployment, facility.services)
-    assert actions(first) == [("search index", "created"), ("functions", "registered"), ("flow", "created")]
+    typed = ("types of the search index", "fixed")
+    assert actions(first) == [("search index", "created"), typed, ("functions", "registered"), ("flow", "created")]
+    # The record that fixed the types is gone again: nobody finds it.
+    index = facility.services.search.get_index(first.index_id or "")
+    assert index["num_subjects"] == 0
+    assert facility.services.search.search(first.index_id or "", "*")["total"] == 0
     assert first.changed
     writes = facility.writes()
     again = deploy(facility.deployment, facility.services)
@@ -440,7 +446,7 @@ def test_the_note_is_private_and_says_what_is_deployed(facility: SmallFacility) 
     folder = facility.home / "deployed"
     note = json.loads((folder / f"{facility.deployment.name}.json").read_text())
     assert (note["flow_id"], note["index_id"]) == (report.flow_id, report.index_id)
-    assert set(note) == {"flow_id", "index_id", "version", "deployed_at"}
+    assert set(note) == {"flow_id", "index_id", "version", "deployed_at", "typed_index"}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     written = [path.read_text() for path in folder.iterdir() if path.is_file()]
     assert not any(token in text for token in facility.tokens() for text in written)
@@ -466,7 +472,7 @@ def test_a_wrong_definition_is_refused_before_anything_is_sent(
 
 
 def test_without_a_flow_the_error_says_what_to_do(facility: SmallFacility) -> None:
-    with pytest.raises(ParameterError, match=f"tomopipe deploy {facility.deployment.name}"):
+    with pytest.raises(ParameterError, match=f"tomopipe deploy {facility.deployment.file}"):
         find_flow_id(facility.deployment)
 
 
@@ -536,3 +542,15 @@ def test_gladiers_old_file_of_the_user_stays(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(MigrateOldConfigFile, "old_cfg", old)
     flow_definition()
     assert old.exists()
+
+
+def test_the_first_record_fixes_no_type_by_chance(facility: SmallFacility) -> None:
+    index = deploy(facility.deployment, facility.services).index_id or ""
+    search = facility.services.search
+    for number, sample in enumerate(("2026-11-22", "shale")):
+        entry = {"subject": f"scan {number}", "visible_to": ["public"], "content": {"scan": {"sample": sample}}}
+        task = search.ingest(index, {"ingest_type": "GMetaEntry", "ingest_data": entry})["task_id"]
+        deadline = time.monotonic() + 10
+        while search.get_task(task)["state"] not in ("SUCCESS", "FAILED") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert search.get_task(task)["state"] == "SUCCESS", sample

@@ -473,7 +473,9 @@ def test_a_mapped_collection_takes_a_consent_of_its_own(
     client_id = str(opened().app.client_id)
     assert not consented(auth.consents(person.id, client_id), TRANSFER, DATA_ACCESS)
     mapped = deployment(tmp_path)
-    with pytest.raises(LoginNeeded, match="the login lacks a consent that is needed now; run `tomopipe login mine`"):
+    with pytest.raises(
+        LoginNeeded, match=r"lacks a consent that is needed now; run `tomopipe login .*mine\.yaml`"
+    ):
         opened(mapped).transfer.get_task(FLOW)
     with pytest.raises(LoginNeeded, match="lacks a consent"):
         opened(mapped).specific_flow(FLOW).run_flow({})

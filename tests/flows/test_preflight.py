@@ -88,7 +88,7 @@ def test_a_file_of_the_source_is_sent_where_there_is_a_small_one(deployed: Small
 def test_not_deployed(facility: SmallFacility) -> None:
     checks = check_all(facility)
     assert failed(checks) == {"flow"}
-    assert "tomopipe deploy small" in f"{checks['flow'].said} {checks['flow'].remedy}"
+    assert f"tomopipe deploy {facility.deployment.file}" in f"{checks['flow'].said} {checks['flow'].remedy}"
     assert checks["search index"].said == "passed over: it needs 'flow'"
     assert checks["transfer in"].ok
 
@@ -107,7 +107,7 @@ def test_other_functions_here_than_deployed(deployed: SmallFacility, monkeypatch
     monkeypatch.setattr(module, "all_functions_digest", lambda: f"sha256:{'0' * 64}")
     checks = check_all(deployed)
     assert failed(checks) == {"up to date"}
-    assert checks["up to date"].remedy == "`tomopipe deploy small`"
+    assert checks["up to date"].remedy == f"`tomopipe deploy {deployed.deployment.file}`"
 
 
 def test_a_file_that_was_changed_since(deployed: SmallFacility) -> None:
@@ -247,7 +247,7 @@ def test_a_person_without_a_consent_is_told_to_log_in(facility: SmallFacility, m
         flow_id = str(deploy(facility.deployment, person).flow_id)
         checks = {check.name: check for check in preflight(facility.deployment, person, **FAST)}
         assert failed(checks) == {"consents"}
-        assert "tomopipe login small" in str(checks["consents"].remedy)
+        assert f"tomopipe login {facility.deployment.file}" in str(checks["consents"].remedy)
         login(person, flow_id)
         assert failed({check.name: check for check in preflight(facility.deployment, person, **FAST)}) == set()
     facility.rewrite(

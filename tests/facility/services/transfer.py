@@ -185,7 +185,13 @@ class TransferService:
         if corrupt:
             context = _CorruptedContext(context.state, context.deadline, context.cancel, context.observer)
         with _corruption() if corrupt else nullcontext():
-            return LocalTransfer(roots, allow_hard_links=False).run(dict(body), context)
+            result = LocalTransfer(roots, allow_hard_links=False).run(dict(body), context)
+        fatal = result.details.get("fatal_error")
+        if fatal:
+            # The service knows paths on collections alone.
+            for root in roots.values():
+                fatal["description"] = fatal["description"].replace(str(Path(root).resolve()), "")
+        return result
 
     # --- HTTP
 
