@@ -29,9 +29,9 @@ JSON schema is [tomopipe-document-2.schema.json](tomopipe-document-2.schema.json
 tomopipe definition document
 ```
 
-- An entry's subject is `globus://COLLECTION/PATH` of the run directory, its id `run`: how the latest run of a recipe
-  ended. Another recipe is another subject. Of a scan that failed before it had a run directory, the subject is the
-  scan's folder.
+- An entry's subject is `globus://COLLECTION/PATH` of the run directory, its id `run`. Another recipe is another subject.
+- The subject of a failure is that of the run with `/failure` after it; of a scan that failed before it had a run directory,
+  that of the scan's folder. A good run deletes both before it publishes.
 - The record of a failed run has `failure`, `source` and what is known of its `provenance`; that of a good run has no
   `failure`.
 - An index fixes a field's type with the first value it gets. So every number is written with a decimal point, nothing is

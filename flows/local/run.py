@@ -26,13 +26,13 @@ from tomopipe.functions.scan import open_scan, scan_id_from_path, validate_scan_
 
 from ..request import FUNCTIONS, build_flow_input
 from ..tomography import flow_definition, flow_schema
-from ..tools.common import COMPUTE_URL, RAW_NAME, SEARCH_INGEST_URL, TRANSFER_URL
+from ..tools.common import COMPUTE_URL, RAW_NAME, SEARCH_DELETE_URL, SEARCH_INGEST_URL, TRANSFER_URL
 from .actions import ActionProvider, RunObserver
 from .compute import ParslCompute
 from .home import home
 from .interpreter import FlowOutcome, run_flow
 from .run_store import RunStore
-from .search_index import SearchIndex
+from .search_index import SearchDeletion, SearchIndex
 from .transfer import LocalTransfer
 
 _NAMESPACE = uuid.UUID("8c4f2c7e-6a0e-5a63-9f0d-6a1b0f6f7a52")
@@ -201,6 +201,7 @@ def start_run(
                 TRANSFER_URL: LocalTransfer({COLLECTION: Path("/")}),
                 COMPUTE_URL: compute,
                 SEARCH_INGEST_URL: search_index(),
+                SEARCH_DELETE_URL: SearchDeletion(search_index()),
             }
             outcome = run_flow(
                 definition,

@@ -145,6 +145,13 @@ class SearchIndex:
                     shown = value if isinstance(value, str) else str(value).lower()
                     database.execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (row, shown))
 
+    def delete_subject(self, subject: str) -> None:
+        """Remove all entries of a subject, if there are any; the types of their fields stay fixed."""
+        with self._transaction() as database:
+            found = database.execute("SELECT entry_id FROM entries WHERE subject = ?", (subject,)).fetchall()
+            for row in found:
+                _remove(database, subject, row["entry_id"])
+
     def search(self, query: str, limit: int = 20) -> list[Hit]:
         """Entries that match a query, latest first.
 
@@ -188,6 +195,42 @@ class SearchIndex:
         if len(types) > MAX_FIELDS:
             raise ParameterError(f"the index would have {len(types)} fields, the limit is {MAX_FIELDS}")
         database.executemany("INSERT OR IGNORE INTO types (field, type) VALUES (?, ?)", types.items())
+
+
+class SearchDeletion:
+    """Provider of the Search delete action on a local index: all entries of a subject, or nothing where there is none.
+
+    Parameters
+    ----------
+    index : SearchIndex
+    """
+
+    def __init__(self, index: SearchIndex) -> None:
+        self._index = index
+
+    def run(self, body: JsonObject, context: ActionContext) -> ActionResult:
+        """Delete the subject that an action's body names."""
+        if not isinstance(body.get("search_index"), str):
+            raise ActionUnableToRun("search_index: the id of an index is needed")
+        if body.get("delete_by") != "subject" or not isinstance(body.get("subject"), str):
+            raise ActionUnableToRun("delete_by: only 'subject', with a subject, is known here")
+        context.check()
+        started = utc_now()
+        message = None
+        try:
+            self._index.delete_subject(body["subject"])
+        except (InputError, sqlite3.Error) as error:
+            message = f"search delete: {error}"
+        details = {
+            "task_id": str(uuid.uuid4()),
+            "task_type": "DELETE_BY_SUBJECT",
+            "index_id": body["search_index"],
+            "state": "FAILED" if message else "SUCCESS",
+            "message": message,
+            "creation_date": started,
+            "completion_date": utc_now(),
+        }
+        return ActionResult("FAILED" if message else "SUCCEEDED", details)
 
 
 def _request(body: JsonObject) -> tuple[str, str, list[str]]:

@@ -17,11 +17,13 @@ Definition = dict[str, Any]
 COMPUTE_URL = "https://compute.actions.globus.org/v3"
 TRANSFER_URL = "https://transfer.actions.globus.org/transfer"
 SEARCH_INGEST_URL = "https://actions.globus.org/search/ingest"
+SEARCH_DELETE_URL = "https://actions.globus.org/search/delete"
 
 # A batch job may wait in its queue for days before it computes for minutes.
 COMPUTE_WAIT_S = 7 * 24 * 3600
 TRANSFER_WAIT_S = 24 * 3600
 SEARCH_WAIT_S = 3600
+SEARCH_DELETE_WAIT_S = 600
 
 # What `Inspect` returns, as a path of the run's state and as a name in expressions.
 PLAN = "$.Inspect.details.results[0].output"
@@ -35,9 +37,11 @@ RUN_FOLDER = f"input.processing.path + '/' + {PLAN_NAME}.relative"
 _COLLECTION = "'globus://' + input.processing.id"
 SCAN_SUBJECT = f"{_COLLECTION} + {SCAN_FOLDER}"
 RUN_SUBJECT = f"{_COLLECTION} + {RUN_FOLDER}"
-# One entry a subject: the record of a run directory says how its latest run ended, so that a retry that succeeds
-# replaces the record of the failure.
+# A good run's record and a failure's have subjects of their own: a failure hides no result that is there, and goes when
+# a later run of the same is good.
 SEARCH_ENTRY_ID = "run"
+SCAN_FAILURE_SUBJECT = f"{SCAN_SUBJECT} + '/failure'"
+RUN_FAILURE_SUBJECT = f"{RUN_SUBJECT} + '/failure'"
 # Of the records of good and failed runs alike; `functions.quantification.document` makes those of good runs and has the
 # schema of both.
 DOCUMENT_FORMAT = "tomopipe-document/2"
@@ -193,6 +197,23 @@ def transition_states(name: str) -> list[str]:
     return [name, f"{name}Skipped"]
 
 
+def forget_failure(name: str, subject: str, next_state: str) -> States:
+    """The state that takes the record of an earlier failure out of the index; where that fails, the run goes on."""
+    return {
+        name: {
+            "Comment": "Takes the record of an earlier failure out of the search index.",
+            "Type": "Action",
+            "ActionUrl": SEARCH_DELETE_URL,
+            "Parameters": {"search_index.$": "$.input.search_index", "delete_by": "subject", "subject.=": subject},
+            "ResultPath": f"$.{LATEST_STAGE}",
+            "WaitTime": SEARCH_DELETE_WAIT_S,
+            "ExceptionOnActionFailure": True,
+            "Catch": catch(next_state, f"$.{LATEST_STAGE}"),
+            "Next": next_state,
+        }
+    }
+
+
 def failure_states() -> States:
     """States that every failed stage ends in: describe the failure, publish it, fail the run.
 
@@ -200,10 +221,10 @@ def failure_states() -> States:
     """
     return {
         _DESCRIBE_SCAN_FAILURE: _describe_failure(
-            "Record of a failure before there was a run directory: it belongs to the scan.", SCAN_SUBJECT, {}
+            "Record of a failure before there was a run directory: it belongs to the scan.", SCAN_FAILURE_SUBJECT, {}
         ),
         _DESCRIBE_RUN_FAILURE: _describe_failure(
-            "Record of a failure of a run.", RUN_SUBJECT, {"recipe_id.$": f"{PLAN}.recipe_id"}
+            "Record of a failure of a run.", RUN_FAILURE_SUBJECT, {"recipe_id.$": f"{PLAN}.recipe_id"}
         ),
         "PublishFailure": _publish_failure("PublishFailure", "ShortenFailure"),
         "ShortenFailure": {

@@ -188,7 +188,8 @@ class ScanMonitor:
         """Judge the scans that can be judged now."""
         for scan in list(self._ended):
             if self._is_settled(scan, now_s) and self._is_fresh(scan) and not self._must_wait(scan, now_s):
-                self._judge(scan)
+                # with a scan after it, what the plugin has now is not of this one
+                self._judge(scan, is_last=scan is self._ended[-1] and self._running is None)
         return self._take()
 
     # --- what the PVs say ---------------------------------------------------------------------------------------------
@@ -350,6 +351,8 @@ class ScanMonitor:
             now = None  # it was seen from its beginning to its end
         if now is not None and (now.is_closed or self._may_be_of(now, scan)):
             recordings = [*(recording for recording in recordings if recording.name != now.name), now]
+        # what was recorded under the same name later replaced the earlier
+        recordings = list({recording.name: recording for recording in recordings}.values())
         if not recordings and not scan.gap:
             self._say_nothing_recorded(scan)
         if scan.abort_in_gap and len(recordings) == 1 and not scan.plugin_gap:

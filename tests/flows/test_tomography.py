@@ -33,6 +33,8 @@ from tomopipe.functions.quantification.document_schema import document_schema
 COMPUTE = "https://compute.actions.globus.org/v3"
 TRANSFER = "https://transfer.actions.globus.org/transfer"
 SEARCH = "https://actions.globus.org/search/ingest"
+DELETE = "https://actions.globus.org/search/delete"
+FORGETTING = ("ForgetScanFailure", "ForgetRunFailure")
 IDS = {name: str(uuid.UUID(int=index + 1)) for index, name in enumerate(FUNCTIONS)}
 SKIPPABLE = ("Preprocess", "Reconstruct", "Denoise", "Segment", "SeparateObjects")
 SLAB_STAGES = SKIPPABLE[:4]
@@ -106,6 +108,8 @@ class Providers:
             details = self._compute(body["tasks"], failed)
         elif "DATA" in body:
             details = {"status": "FAILED" if failed else "SUCCEEDED", "filler": "x" * 3000}
+        elif "delete_by" in body:
+            details = {"state": "FAILED" if failed else "SUCCESS", "message": "x" * 200}
         else:
             failed = failed or len(body["content"].get("failure", {}).get("cause", "").encode()) > 32 * 1024
             details = {"state": "FAILED" if failed else "SUCCESS", "message": "x" * 200}
@@ -138,7 +142,7 @@ def run(
     definition: dict[str, Any], body: dict[str, Any], planned: dict[str, Any], failing: str | None = None
 ) -> tuple[FlowOutcome, dict[str, dict[str, Any]]]:
     provider = Providers(planned, failing)
-    outcome = run_flow(definition, flow_schema(), body, dict.fromkeys((COMPUTE, TRANSFER, SEARCH), provider))
+    outcome = run_flow(definition, flow_schema(), body, dict.fromkeys((COMPUTE, TRANSFER, SEARCH, DELETE), provider))
     return outcome, provider.asked
 
 
@@ -162,12 +166,14 @@ def test_states_are_the_designed_ones_in_order(definition: dict[str, Any]) -> No
         "SeparateObjects",
         "Quantify",
         "TransferResults",
+        *FORGETTING,
         "PublishMetrics",
         "PublishFailure",
         "PublishShortFailure",
     ]
-    assert tuple(actions[:-2]) == ACTION_STATES
-    assert tuple(name for name in actions[:-2] if name not in OBJECT_STEPS) == STAGE_STATES
+    stages_alone = [name for name in actions[:-2] if name not in FORGETTING]
+    assert tuple(stages_alone) == ACTION_STATES
+    assert tuple(name for name in stages_alone if name not in OBJECT_STEPS) == STAGE_STATES
     assert tuple(tool.__name__ for tool in TOOLS) == STAGE_STATES
     assert [name for name, state in definition["States"].items() if state.get("End")] == ["PublishMetrics"]
 
@@ -193,7 +199,9 @@ def test_every_action_is_explicit_and_caught(definition: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("url", "wait_time_s"), [(COMPUTE, 7 * 24 * 3600), (TRANSFER, 24 * 3600), (SEARCH, 3600)], ids=["c", "t", "s"]
+    ("url", "wait_time_s"),
+    [(COMPUTE, 7 * 24 * 3600), (TRANSFER, 24 * 3600), (SEARCH, 3600), (DELETE, 600)],
+    ids=["compute", "transfer", "ingest", "delete"],
 )
 def test_waiting_times_suit_the_providers(definition: dict[str, Any], url: str, wait_time_s: int) -> None:
     times = {state["WaitTime"] for state in definition["States"].values() if state.get("ActionUrl") == url}
@@ -359,7 +367,7 @@ def test_stages_that_are_not_needed_are_passed_over(definition: dict[str, Any], 
     outcome, asked = run(definition, flow_input(), plan(200, left_out))
     assert outcome.status == "SUCCEEDED"
     passed_over = (*left_out, "TransferResults", *(OBJECT_STEPS if "SeparateObjects" in left_out else ()))
-    assert list(asked) == [s for s in ACTION_STATES if s not in passed_over]
+    assert [s for s in asked if s not in FORGETTING] == [s for s in ACTION_STATES if s not in passed_over]
 
 
 @pytest.mark.parametrize("failing", ACTION_STATES)
@@ -375,7 +383,8 @@ def test_every_failure_is_published_and_fails_the_run(definition: dict[str, Any]
     record = asked[published]
     below = "scan_0042" if failing in ("TransferScan", "Inspect") else "scan_0042/0123456789ab"
     processing = body["input"]["processing"]
-    assert record["subject"] == f"globus://{processing['id']}{processing['path']}/{below}"
+    # Beside the record of a good run, which it must not hide.
+    assert record["subject"] == f"globus://{processing['id']}{processing['path']}/{below}/failure"
     assert record["id"] == "run"
     assert record["visible_to"] == ["public"]
     assert record["search_index"] == body["input"]["search_index"]
@@ -392,6 +401,27 @@ def test_every_failure_is_published_and_fails_the_run(definition: dict[str, Any]
     )
     if published == "PublishShortFailure":
         assert content["failure"]["cause"] == "Too long for the index; the run's log has it."
+
+
+@pytest.mark.parametrize("failing", [None, *FORGETTING])
+def test_a_good_run_takes_the_records_of_earlier_failures_out(definition: dict[str, Any], failing: str | None) -> None:
+    body = flow_input()
+    outcome, asked = run(definition, body, plan(200), failing)
+    # A record that cannot be deleted is no reason for a good run to fail.
+    assert outcome.status == "SUCCEEDED"
+    assert list(asked)[-3:] == [*FORGETTING, "PublishMetrics"]
+    scan = f"globus://{body['input']['processing']['id']}{body['input']['processing']['path']}/scan_0042"
+    subjects = [f"{scan}/failure", f"{scan}/0123456789ab/failure"]
+    for name, subject in zip(FORGETTING, subjects, strict=True):
+        assert asked[name] == {
+            "search_index": body["input"]["search_index"],
+            "delete_by": "subject",
+            "subject": subject,
+        }
+    # The same subjects that failures are published under.
+    for stage, subject in zip(("Inspect", "Segment"), subjects, strict=True):
+        _, failed = run(definition, body, plan(2), stage)
+        assert failed["PublishFailure"]["subject"] == subject
 
 
 def test_run_fails_even_where_its_failure_cannot_be_published(definition: dict[str, Any]) -> None:
@@ -432,7 +462,7 @@ def test_state_of_a_run_stays_small(definition: dict[str, Any], root: str, scan_
         assert outcome.status == "SUCCEEDED"
         sizes[last] = size(outcome.state)
     assert max(sizes.values()) < most_bytes, sizes
-    assert len(asked["PublishMetrics"]["subject"].encode()) <= 500
+    assert all(len(asked[name]["subject"].encode()) <= 500 for name in (*FORGETTING, "PublishMetrics"))
     assert max(len(asked[state]["label"]) for state in ("TransferScan", "TransferResults")) <= 128
 
 

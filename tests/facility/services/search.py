@@ -1,4 +1,4 @@
-"""Stand-in of Globus Search: indices, roles, ingest, queries, and the Search ingest action of flows.
+"""Stand-in of Globus Search: indices, roles, ingest, queries, and the Search actions of flows.
 
 What an index takes is the project's `SearchIndex`, which has the service's limits.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from globus_sdk.scopes import SearchScopes
 
 from tomopipe.flows.local.actions import ActionContext, ActionResult, ActionUnableToRun
-from tomopipe.flows.local.search_index import MAX_SUBJECT_BYTES, SearchIndex, _remove
+from tomopipe.flows.local.search_index import MAX_SUBJECT_BYTES, SearchDeletion, SearchIndex, _remove
 from tomopipe.functions.errors import InputError
 
 from .flows import ActionCaller
@@ -28,8 +28,10 @@ from .principals import ALL_USERS, PUBLIC, included, is_principal
 
 SEARCH = "search.api.globus.org"
 ACTION_URL = "https://actions.globus.org/search/ingest"
+DELETE_URL = "https://actions.globus.org/search/delete"
 # The scope of this provider is not documented; its client id is the one that published flows name.
 SCOPE = "https://auth.globus.org/scopes/5fac2e64-c734-4e6b-90ea-ff12ddbf9653/ingest"
+DELETE_SCOPE = "https://auth.globus.org/scopes/5fac2e64-c734-4e6b-90ea-ff12ddbf9653/search_delete"
 RESOURCE_SERVER = "5fac2e64-c734-4e6b-90ea-ff12ddbf9653"
 TRIAL_INDICES_MAX = 3
 RESULTS_MAX = 10_000
@@ -107,19 +109,30 @@ class SearchService:
 
     def action(self, body: dict[str, Any], context: ActionContext, caller: ActionCaller) -> ActionResult:
         """Run the ingest action: refuse what its provider refuses, and the index what it does not take."""
-        problems = [f"{key}: unknown field" for key in sorted(body.keys() - {*_ENTRY_KEYS, "search_index"})]
+        index = self._written_index(ACTION_URL, body, {*_ENTRY_KEYS, "search_index"}, caller)
+        result = index.content.run({key: value for key, value in body.items() if not key.startswith("@")}, context)
+        return self._noted(result)
+
+    def delete_action(self, body: dict[str, Any], context: ActionContext, caller: ActionCaller) -> ActionResult:
+        """Run the delete action: all entries of a subject."""
+        index = self._written_index(DELETE_URL, body, {"search_index", "delete_by", "subject"}, caller)
+        return self._noted(SearchDeletion(index.content).run(body, context))
+
+    def _written_index(self, url: str, body: Mapping[str, Any], keys: set[str], caller: ActionCaller) -> _Index:
+        problems = [f"{key}: unknown field" for key in sorted(body.keys() - keys)]
         if problems:
-            raise ActionUnableToRun(f"400 from {ACTION_URL}: {'; '.join(problems)}")
+            raise ActionUnableToRun(f"400 from {url}: {'; '.join(problems)}")
         with self._lock:
             index = self._indices.get(str(body.get("search_index")))
         if index is None or index.document["status"] != "open":
-            raise ActionUnableToRun(f"404 from {ACTION_URL}: there is no open index {body.get('search_index')!r}")
+            raise ActionUnableToRun(f"404 from {url}: there is no open index {body.get('search_index')!r}")
         if not index.roles_of(caller.person):
             raise ActionUnableToRun(
-                f"403 from {ACTION_URL}: Forbidden.Generic: {caller.person.username} is no writer of the index"
-                f" {index.id}"
+                f"403 from {url}: Forbidden.Generic: {caller.person.username} is no writer of the index {index.id}"
             )
-        result = index.content.run({key: value for key, value in body.items() if not key.startswith("@")}, context)
+        return index
+
+    def _noted(self, result: ActionResult) -> ActionResult:
         with self._lock:
             self._tasks[result.details["task_id"]] = dict(result.details)
         return result

@@ -43,11 +43,13 @@ class WebServices:
         self.compute_action = ComputeAction(None)
         for module in (search, compute_action):
             self.auth.register_scope(module.SCOPE, module.RESOURCE_SERVER)
+        self.auth.register_scope(search.DELETE_SCOPE, search.RESOURCE_SERVER)
         self.flows = FlowsService(
             self.auth,
             {
                 transfer.ACTION_URL: (self.transfer.action, transfer.ALL),
                 search.ACTION_URL: (self.search.action, search.SCOPE),
+                search.DELETE_URL: (self.search.delete_action, search.DELETE_SCOPE),
                 compute_action.ACTION_URL: (self.compute_action.action, compute_action.SCOPE),
             },
             free_tier=free_tier,

@@ -249,6 +249,8 @@ class Histories(RuleBasedStateMachine):
         """A scan, perhaps with a cut in the middle."""
         tomoscan = self.world.tomoscan
         path = self.data / f"{name}.h5"
+        if self.world.scan_wire.is_cut or self.world.plugin_wire.is_cut:
+            self.last_cut_s = self.world.now_s
         truth = Truth(len(self.truths) + 1, path, outcome, self.world.now_s)
         tomoscan.begin(str(path), planned=planned)
         self.truths.append(truth)
