@@ -229,7 +229,12 @@ def make_services(deployment: Deployment | None = None) -> Services:
 
 
 def login(
-    services: Services, flow_id: str | None = None, *, required_scopes: Iterable[str] = (), force: bool = False
+    services: Services,
+    flow_id: str | None = None,
+    *,
+    required_scopes: Iterable[str] = (),
+    needed: GlobusAuthorizationParameters | None = None,
+    force: bool = False,
 ) -> Identity:
     """Log in, where needed, for every service and for the flow; a service account only tries its secret.
 
@@ -240,6 +245,8 @@ def login(
         The flow whose runs one wants to start.
     required_scopes : iterable of str
         Consents that a service has asked for besides (`ConsentNeeded.required_scopes`).
+    needed : GlobusAuthorizationParameters, optional
+        Instead of `required_scopes`, all that a service has asked for: consents, and what the session must have.
     force : bool
         Whether a person logs in anew even where all is well.
 
@@ -253,10 +260,11 @@ def login(
     if flow_id is not None:
         services.specific_flow(flow_id)
     scopes = list(required_scopes)
+    if needed is None and scopes:
+        needed = GlobusAuthorizationParameters(required_scopes=scopes)
     with explained("logging in"):
-        if force or scopes or not _is_logged_in(services):
-            wanted = GlobusAuthorizationParameters(required_scopes=scopes) if scopes else None
-            services.app.login(auth_params=wanted, force=True)
+        if force or needed is not None or not _is_logged_in(services):
+            services.app.login(auth_params=needed, force=True)
     return services.whoami()
 
 

@@ -10,15 +10,21 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .local.actions import explain
 from .local.run_store import EventRecord, StateRecord
+
+if TYPE_CHECKING:
+    from globus_sdk.gare import GlobusAuthorizationParameters
 
 JsonObject = dict[str, Any]
 
 LABEL_MAX = 64
 """Most characters that the service takes for a label; tags are kept as short."""
+
+TAGS_MAX = 16
+"""Most tags of a run, and most principals of each of its roles, that the service takes."""
 
 REFRESHED = ("version", "functions_digest", "compute_endpoint", "user_endpoint_config", "search_index", "results_url")
 """Fields of the input that say with what a run is run, besides the function ids; not part of what was asked for."""
@@ -26,7 +32,12 @@ REFRESHED = ("version", "functions_digest", "compute_endpoint", "user_endpoint_c
 _FUNCTION_ID = "_function_id"
 _CANCELLED_CODES = ("FlowCanceled", "FlowCancelled")
 
-Status = Literal["ACTIVE", "INACTIVE", "SUCCEEDED", "FAILED", "CANCELLED"]
+# What a service may ask of a login besides consents.
+_SESSION = ("identities", "policies", "single_domain", "mfa")
+# Beside its own: those of which run it is, and whether it is one again.
+_TAGS_OF_OURS = 4
+
+Status = Literal["ACTIVE", "INACTIVE", "SUCCEEDED", "FAILED", "CANCELLED", "GONE"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,8 @@ class ServiceRun:
         Name of the deployment.
     scan_id, label : str
     status : str
-        ACTIVE, INACTIVE (a person must do something), SUCCEEDED, FAILED or CANCELLED.
+        ACTIVE, INACTIVE (a person must do something), SUCCEEDED, FAILED or CANCELLED; GONE where the service knows it no
+        more, and nobody had asked how it ended.
     started : str
     finished : str or None
     error : str or None
@@ -216,12 +228,13 @@ def run_tags(scan_id: str, request: str, tags: Iterable[str] = ()) -> list[str]:
 
 
 def own_tags(tags: Iterable[str]) -> list[str]:
-    """Those tags of a run that a user gave it."""
-    return [
+    """Those tags of a run that a user gave it, as many as there is room for in another run of the request."""
+    given = [
         tag
         for tag in tags
         if tag not in ("tomopipe", "retry", "reprocess") and not tag.startswith(("scan:", "request:"))
     ]
+    return given[: TAGS_MAX - _TAGS_OF_OURS]
 
 
 def shortened(text: str, length: int = LABEL_MAX) -> str:
@@ -231,12 +244,38 @@ def shortened(text: str, length: int = LABEL_MAX) -> str:
     return f"{text[: length - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def required_scopes(document: Mapping[str, Any]) -> list[str]:
-    """Scopes that an INACTIVE run lacks, as the service names them."""
+def needed_authorization(document: Mapping[str, Any]) -> GlobusAuthorizationParameters | None:
+    """What a login must bring for an INACTIVE run to go on, as the service says it; None where it says nothing.
+
+    That may be consents (`required_scopes`), and a session: with an identity, of a domain, by a policy, with a second
+    factor.
+    """
     from globus_sdk import gare
 
-    found = gare.to_gare(dict(_mapping(document.get("details"))))
-    return list(found.authorization_parameters.required_scopes or []) if found else []
+    details = _mapping(document.get("details"))
+    # An action's own word is of use where it is a whole one: the scopes of its old form lack that of the flow.
+    inner = [_mapping(details.get("details"))]
+    inner += [_mapping(_mapping(action).get("details")) for action in details.get("action_statuses") or ()]
+    for place in (details, *(one for one in inner if "authorization_parameters" in one)):
+        found = gare.to_gare(place)
+        if found is not None:
+            return found.authorization_parameters
+    return None
+
+
+def needed_session(needed: GlobusAuthorizationParameters | None) -> str:
+    """What a session must have, in words; empty where consents are all that is asked for."""
+    if needed is None:
+        return ""
+    identities, policies, domains, mfa = (getattr(needed, f"session_required_{name}") for name in _SESSION)
+    parts = [
+        *([f"with the identity {' or '.join(identities)}"] if identities else []),
+        *([f"with an identity of {' or '.join(domains)}"] if domains else []),
+        *([f"as the policy {' and '.join(policies)} asks"] if policies else []),
+        *(["with a second factor"] if mfa else []),
+        *(["anew"] if needed.prompt == "login" else []),
+    ]
+    return ", ".join(parts)
 
 
 def _status(status: str, details: Mapping[str, Any]) -> str:
@@ -266,10 +305,12 @@ def _error(details: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> 
 
 def _consent(details: Mapping[str, Any]) -> str:
     """What an INACTIVE run waits for."""
-    said = details.get("description") or "the service waits for a person"
-    scopes = required_scopes({"details": details})
+    needed = needed_authorization({"details": details})
+    said = (needed.session_message if needed else None) or details.get("description")
+    scopes, session = (needed.required_scopes if needed else None), needed_session(needed)
     state = f"state {details['state_name']}: " if details.get("state_name") else ""
-    return f"{state}{said}" + (f" (consent to {', '.join(scopes)})" if scopes else "")
+    wanted = [*([f"consent to {', '.join(scopes)}"] if scopes else []), *([f"log in {session}"] if session else [])]
+    return f"{state}{said or 'the service waits for a person'}" + (f" ({'; '.join(wanted)})" if wanted else "")
 
 
 def _run_directory(

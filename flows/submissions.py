@@ -56,7 +56,7 @@ class Submission:
     input : dict or None
         The flow's input, `{"input": {...}}`.
     status : str
-        ACTIVE, INACTIVE, SUCCEEDED, FAILED or CANCELLED.
+        ACTIVE, INACTIVE, SUCCEEDED, FAILED or CANCELLED; GONE where the service knew it no more.
     error, finished, run_directory : str or None
     started, asked : str
         UTC, ISO 8601: when it was started, and when the service last said how it stands.
@@ -153,6 +153,24 @@ class SubmissionStore:
             candidates = ", ".join(row["run_id"] for row in rows)
             raise InputError(f"run {name!r}: several runs begin so: {candidates}; give more of the id")
         return _submission(rows[0]) if rows else None
+
+    def latest_of_scan(self, flow_id: str, scan_id: str) -> Submission | None:
+        """The latest run of a scan with one flow."""
+        with self._transaction(write=False) as database:
+            row = database.execute(
+                "SELECT * FROM submissions WHERE flow_id = ? AND scan_id = ? ORDER BY started DESC LIMIT 1",
+                (flow_id, scan_id),
+            ).fetchone()
+        return _submission(row) if row else None
+
+    def note_gone(self, run_id: str) -> None:
+        """Write down that the service does not know a run any more; one whose end is known stays as it is."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE submissions SET status = 'GONE', asked = ? WHERE run_id = ?"
+                " AND status IN ('ACTIVE', 'INACTIVE', 'GONE')",
+                (utc_now(), run_id),
+            )
 
     @contextlib.contextmanager
     def request_lock(self, request: str) -> Iterator[None]:

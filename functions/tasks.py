@@ -12,13 +12,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .parameters import Stage
-from .quantification.document import search_document
+from .quantification.document import search_document, taken_over
 from .quantification.report import write_report
 from .quantification.sidecar import write_sidecar
 from .receipting import briefly, report_progress, slab_task, whole_volume_task
@@ -94,7 +95,8 @@ def quantify_task(run_root: str) -> dict[str, Any]:
     """Phases and objects -> metrics, report, and the search document that it returns."""
     with whole_volume_task("quantify", run_root) as (sources, receipt):
         if sources is None:
-            return dict(receipt["result"])
+            found, done = receipt["result"]["document"], RunDirectory(Path(run_root))
+            return {"document": taken_over(found, done, done.read_run())}
         run, started_at = sources.run, datetime.datetime.now(datetime.UTC)
         if "separate_objects" in sources.skipped and "segment" not in sources.skipped:
             _write_phases_alone(sources)

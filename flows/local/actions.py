@@ -155,6 +155,7 @@ def utc_now() -> str:
 
 _SHOWN_ERRORS = 3
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Lost|Exceeded|Timeout|Failure|Failed)(?::|\Z)")
+_CLASS = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def explain(error: str, cause: Any) -> str:
@@ -170,7 +171,7 @@ def explain(error: str, cause: Any) -> str:
     if not isinstance(cause, dict) or not isinstance(details, dict):
         return error if cause is None else f"{error}: {cause}"
     fatal = (details.get("fatal_error") or {}).get("description")
-    traces = [task["exception"] for task in details.get("results", []) if "exception" in task]
+    traces = [task["exception"] for task in details.get("results") or () if "exception" in task]
     exceptions = [_without_module(reason(trace)) for trace in traces]
     said = [text for text in [fatal, details.get("message"), *dict.fromkeys(exceptions)] if text]
     more = [f"and {len(said) - _SHOWN_ERRORS} more"] if len(said) > _SHOWN_ERRORS else []
@@ -191,6 +192,6 @@ def reason(exception: str) -> str:
 
 
 def _without_module(line: str) -> str:
-    """Last line of a traceback with the bare name of the exception's class."""
+    """The line of an exception with the bare name of its class; any other line as it is."""
     name, colon, message = line.partition(": ")
-    return name.rpartition(".")[2] + colon + message
+    return name.rpartition(".")[2] + colon + message if _CLASS.fullmatch(name) else line

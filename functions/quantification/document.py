@@ -81,6 +81,35 @@ def search_document(
     return {name: value for name, value in found.items() if value not in ({}, "")}
 
 
+def taken_over(found: Mapping[str, Any], run: RunDirectory, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document that an earlier run of the recipe made, for a later one that found everything done.
+
+    Numbers and times stay those of the work; who publishes it now, from where, and where it lies are the later run's.
+
+    Parameters
+    ----------
+    found : mapping
+        What `search_document` returned.
+    run : RunDirectory
+    document : mapping
+        Content of `run.json`, as the later run has written it.
+    """
+    given = document.get("provenance", {})
+    ids = {
+        "run_id": given.get("run_id"),
+        "flow_id": flow_id_of(document),
+        "functions_digest": given.get("functions_digest"),
+    }
+    kept = {name: value for name, value in found["provenance"].items() if name not in ids}
+    changed = {
+        "request": _request(document),
+        "source": _source(document),
+        "provenance": {**{name: value for name, value in ids.items() if value}, **kept},
+        "links": _links(run, document),
+    }
+    return {**found, **{name: value for name, value in changed.items() if value not in ({}, "")}}
+
+
 def _scan(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What the file says about the measurement; a start time only where its zone makes it a moment."""
     scan = {

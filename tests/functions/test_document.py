@@ -28,8 +28,10 @@ from documents import (
 
 from tomopipe.functions.parameters import Parameters, parse_parameters
 from tomopipe.functions.quantification.datacite import collected_date
+from tomopipe.functions.quantification.document import taken_over
 from tomopipe.functions.quantification.document_schema import document_fields
 from tomopipe.functions.quantification.provenance import steps_work, work_since
+from tomopipe.functions.rundir import RunDirectory
 
 LOCAL = {"flow_id": "00000000-0000-0000-0000-000000000000", "results_url": ""}
 
@@ -322,3 +324,16 @@ def test_receipts_without_a_time_are_no_work() -> None:
 def test_default_parameters_are_in_the_request(tmp_path: Path) -> None:
     asked = json.loads(make_document(tmp_path / "run")["request"])
     assert parse_parameters(asked["parameters"]) == Parameters()
+
+
+def test_a_later_run_that_found_everything_done_publishes_as_itself(tmp_path: Path) -> None:
+    made = make_document(tmp_path / "run")
+    later = {"run_id": "0" * 8 + RUN[8:], "results_url": "https://g-2.data.example.org/results"}
+    document = run_document(provenance=later)
+    found = taken_over(made, RunDirectory(tmp_path / "run"), document)
+    assert found["provenance"] == {**made["provenance"], "run_id": later["run_id"]}
+    assert found["links"]["report"] == "https://g-2.data.example.org/results/shale/0123456789ab/report.html"
+    unchanged = set(made) - {"provenance", "links"}
+    assert {name: found[name] for name in unchanged} == {name: made[name] for name in unchanged}
+    on_one_machine = taken_over(made, RunDirectory(tmp_path / "run"), run_document(provenance=LOCAL))
+    assert "flow_id" not in on_one_machine["provenance"]

@@ -397,7 +397,7 @@ def run(examples: int, steps: int, **options: Any) -> None:
 
 
 def test_some_histories() -> None:
-    run(60, 10)
+    run(150, 8)
 
 
 @pytest.mark.slow
