@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tomopipe.flows.deployment import deployment_schema
+from tomopipe.flows.trigger import config
 from tomopipe.functions.parameters import Parameters
 from tomopipe.functions.quantification.document_schema import document_schema
 from tomopipe.functions.quantification.metrics_schema import metrics_schema
@@ -85,6 +86,7 @@ def pages() -> dict[Path, str]:
     return {
         REFERENCE / "parameters.md": parameters_page(),
         REFERENCE / "deployment.md": deployment_page(),
+        REFERENCE / "trigger.md": trigger_page(),
         REFERENCE / "search-document.md": search_document_page(),
         REFERENCE / "tomopipe-document-2.schema.json": json.dumps(document_schema(), indent=2) + "\n",
         REFERENCE / "tomopipe-metrics-2.schema.json": json.dumps(metrics_schema(), indent=2) + "\n",
@@ -110,6 +112,54 @@ def parameters_page() -> str:
         lines += [f"## {name}", "", section.__doc__ or "", "", *_table(section.model_fields.items()), ""]
     lines += ["## Beside the sections", "", *_table(plain), ""]
     return "\n".join(lines)
+
+
+def trigger_page() -> str:
+    """The keys of a trigger's configuration as Markdown."""
+    sections: dict[str, type[BaseModel]] = {
+        "sources.files": config.FilesConfig,
+        "finished": config.FinishedConfig,
+        "sources.epics": config.EpicsConfig,
+        "sources.drop_folder": config.DropFolderConfig,
+        "rules": config.Rule,
+        "rules.when": config.When,
+        "local": config.LocalConfig,
+        "submitter": config.SubmitterConfig,
+        "notify": config.NotifyConfig,
+        "notify.email": config.EmailConfig,
+        "notify.webhook": config.WebhookConfig,
+        "monitoring": config.MonitoringConfig,
+    }
+    lines = [
+        "# Trigger configuration",
+        "",
+        "The keys of a trigger's YAML file, format `tomopipe-trigger/1`. Made from the models in `flows/trigger/config.py` by",
+        "`docs/generate_reference.py`; [install the trigger](../how-to/install-the-trigger.md) and",
+        "[write rules](../how-to/write-rules.md) say how to use them. `sources.files`, `sources.epics` and `rules` are lists.",
+        "",
+        *_plain_table(config.TriggerConfig),
+        "",
+    ]
+    for name, model in sections.items():
+        lines += [f"## {name}", "", model.__doc__ or "", "", *_plain_table(model), ""]
+    return "\n".join(lines)
+
+
+def _plain_table(model: type[BaseModel]) -> list[str]:
+    """Keys that have a description of their own; those that are sections come below."""
+    rows = ["| key | default | |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if field.description is None:
+            continue
+        default = "required" if field.is_required() else f"`{_shown(field.get_default(call_default_factory=True))}`"
+        rows.append(f"| `{name}` | {default} | {field.description} |")
+    return rows
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, BaseModel):
+        return "{}"
+    return json.dumps(default, default=str)
 
 
 def deployment_page() -> str:

@@ -32,7 +32,7 @@ from tomopipe.functions.parameters import (
     read_yaml,
 )
 
-from .found_runs import ServiceReference, find_local, find_run
+from .found_runs import ServiceReference, find_run
 from .service_commands import (
     AsJson,
     AtDeployment,
@@ -42,9 +42,11 @@ from .service_commands import (
     exit_code,
     list_service_runs,
     register,
+    run_directory_here,
     search_deployment,
     service_json,
     service_log,
+    show_report,
     show_service_status,
 )
 from .trigger.commands import watch_app
@@ -423,16 +425,8 @@ def report(
     name: RunName,
     show: Annotated[bool, typer.Option("--open", help="Open it in the web browser.")] = False,
 ) -> None:
-    """Print where the report of a run is."""
-    record = _find_run(name)
-    path = Path(record.run_directory or "") / "report.html"
-    if record.run_directory is None or not path.is_file():
-        raise InputError(
-            f"run {record.run_id}: has no report ({record.status}); see: tomopipe status {record.run_id[:8]}"
-        )
-    print(path)
-    if show:
-        typer.launch(path.as_uri())
+    """Print where the report of a run is: its file, or of a run at a facility its web address."""
+    show_report(name, show)
 
 
 def _run_with_progress(checked: CheckedRun) -> RunResult:
@@ -565,13 +559,6 @@ def _print_beside_truth(directory: RunDirectory, truth: dict[str, Any]) -> None:
     print(f"\nresults  {directory.root}\nreport   {directory.report}")
 
 
-def _find_run(name: str) -> RunRecord:
-    """A local run: what only those have is asked for."""
-    from .local.run import run_store
-
-    return find_local(name) or run_store().get_run(name)
-
-
 def _has_submissions() -> bool:
     from .submissions import submission_store
 
@@ -591,12 +578,7 @@ def _run_directory(name: str) -> Path:
         return folder
     if os.sep in name:
         raise InputError(f"{name}: holds no run.json; give a run directory, a run id, or a scan id")
-    record = _find_run(name)
-    if record.run_directory is None:
-        raise InputError(
-            f"run {record.run_id}: has no results yet ({record.status}); see: tomopipe status {record.run_id[:8]}"
-        )
-    return Path(record.run_directory)
+    return run_directory_here(name)
 
 
 def _record_json(record: RunRecord) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import json
 import logging
 import re
 import time
+import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -21,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import globus_sdk
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tomopipe.functions.errors import InputError, ParameterError, TomopipeError, VersionError
 from tomopipe.functions.parameters import Execution, Parameters, apply_overrides, validate_model
@@ -29,19 +30,21 @@ from tomopipe.functions.scan import scan_id_from_path, validate_scan_id
 
 from .deployment import Deployment, load_deployment
 from .local.run_store import EventRecord, StateRecord
-from .login import GlobusServiceError, Services, explained, login, make_services
-from .request import FlowInput
+from .login import GlobusServiceError, LoginNeeded, Services, explained, login, make_services
+from .request import FlowInput, Principal
 from .service_run import (
     LABEL_MAX,
+    TAGS_MAX,
     JsonObject,
     ServiceRun,
     is_refreshed,
+    needed_authorization,
+    needed_session,
     own_tags,
     read_events,
     read_run,
     read_states,
     request_digest,
-    required_scopes,
     run_tags,
     shortened,
 )
@@ -61,6 +64,8 @@ _NOT_ENDED = ("ACTIVE", "INACTIVE")
 # Covers clocks that differ.
 _RECENT_MIN = 10
 _POLL_FIRST_S, _POLL_MAX_S, _POLL_FACTOR = 1.0, 30.0, 1.4
+# How long the service's list of runs may lag behind, and how often it is looked at meanwhile.
+_LIST_LAG_S, _LIST_POLL_S = 30.0, 3.0
 # Of a service that cannot be asked: how long `wait` goes on, and how long a submission does.
 _WAIT_PATIENCE_S = 30 * 60.0
 _SUBMIT_PAUSES_S = (1.0, 5.0, 15.0)
@@ -69,6 +74,8 @@ _RUN_PAGE, _LOG_PAGE = 50, 100
 _ROLES = ("run_owner", "run_manager", "run_monitor", "flow_run_manager", "flow_run_monitor")
 # Recipes of one scan that are looked through for the latest.
 _RECORDS = 100
+_OWN = ("run_owner",)
+_PRINCIPAL: TypeAdapter[str] = TypeAdapter(Principal)
 _GLOBUS_SCAN = re.compile(r"globus://([^/]+)(/.*)")
 
 
@@ -266,11 +273,30 @@ class Client:
             return self._noted(self._run_flow(prepared))
 
     def retry(self, run_id: str, *, again: bool = False) -> ServiceRun:
-        """Start a run with the input of an earlier one, on the functions that are deployed now; it resumes the work."""
-        return self.start(self.prepare_retry(self.run(run_id)), again=again)
+        """Start a run with the input of an earlier one, on what is deployed now; it resumes the work.
 
-    def prepare_retry(self, run: ServiceRun) -> PreparedRun:
+        Functions, endpoint, its configuration and index are those of the deployed flow; the rest is as it was.
+
+        Parameters
+        ----------
+        run_id : str
+        again : bool
+            Start another run even where the earlier one succeeded, or one of the same request is under way.
+
+        Raises
+        ------
+        InputError
+            The run succeeded, or its input is not known any more.
+        """
+        return self.start(self.prepare_retry(self.run(run_id), again=again), again=again)
+
+    def prepare_retry(self, run: ServiceRun, *, again: bool = False) -> PreparedRun:
         """What `retry` would send."""
+        if run.status == "SUCCEEDED" and not again:
+            raise InputError(
+                f"run {run.run_id}: has succeeded, there is nothing to retry; --again runs it once more, "
+                f"tomopipe reprocess {run.run_id[:8]} with other parameters"
+            )
         body = run.input or self._known_input(run.run_id)
         if body is None:
             raise InputError(
@@ -280,26 +306,31 @@ class Client:
         return self._prepared(
             self._refreshed(body["input"]),
             run.label or None,
-            ("retry", *own_tags(run.tags)),
+            # As many as there is room for: a run from the web app may have filled it.
+            ("retry", *own_tags(run.tags)[: TAGS_MAX - len(run_tags("", "", ["retry"]))]),
             run.monitors,
             run.managers,
             run.run_id,
         )
 
     def failed_runs(self, since: datetime) -> list[ServiceRun]:
-        """Runs that failed since then and whose request has no later run that is good or under way, oldest first."""
+        """One's own runs that failed since then and whose request has no later run, oldest first.
+
+        A later run that was cancelled counts: somebody has given the request up. Of other people's runs only those
+        count that are good or under way.
+        """
+        own = {document["run_id"] for document in self._documents(since, roles=_OWN)}
         settled: set[str] = set()
         failed: list[ServiceRun] = []
         for run in self.runs(limit=None, since=since):
+            if run.run_id not in own and run.status in ("FAILED", "CANCELLED"):
+                continue
             request = run.request
             if request is None:
                 # Started from the web app: its input says what was asked for.
                 run = self.run(run.run_id)
                 request = run.run_id if run.input is None else request_digest(run.input)
             if request in settled:
-                continue
-            if run.status == "CANCELLED":
-                # Given up, which neither fails nor mends anything.
                 continue
             settled.add(request)
             if run.status == "FAILED":
@@ -383,7 +414,7 @@ class Client:
         """
         run_id = self.find(scan_or_run)
         if run_id is not None:
-            with contextlib.suppress(_RunGone):
+            with contextlib.suppress(RunGone):
                 body = self.run(run_id).input
                 if body is not None:
                     return dict(body["input"])
@@ -417,7 +448,7 @@ class Client:
     ) -> list[ServiceRun]:
         """The latest runs of the flow that one may see, newest first; of one status, or started since a time.
 
-        They come without what only a run's log tells, such as the input.
+        They come without what only a run's log tells, such as the input. A time without a zone is local time.
         """
         found: list[ServiceRun] = []
         for document in self._documents(since):
@@ -454,7 +485,9 @@ class Client:
         for document in self._documents(None):
             run = read_run(document, self.deployment.name)
             if f"scan:{scan}" in run.tags or run.scan_id == name:
-                return run.run_id
+                # One that was started here just now may not be in the list yet.
+                known = self._store.latest_of_scan(self.flow_id, name)
+                return known.run_id if known is not None and known.started > run.started else run.run_id
             if run.run_id.startswith(name.lower()):
                 beginning.append(run.run_id)
         if len(beginning) > 1:
@@ -475,17 +508,22 @@ class Client:
         run = self._read(run_id)
         if run.ended:
             raise InputError(f"run {run_id}: has ended ({run.status}); there is nothing to cancel")
-        with explained(f"cancelling run {run_id}"):
-            self.services.flows.cancel_run(run_id)
+        try:
+            with explained(f"cancelling run {run_id}"):
+                self.services.flows.cancel_run(run_id)
+        except GlobusServiceError as error:
+            # The SDK repeats a request whose answer was lost, and the first has done it.
+            if error.status != 409 or self._read(run_id).status != "CANCELLED":
+                raise
         return self._noted(self._read(run_id))
 
     def resume(self, run_id: str) -> ServiceRun:
-        """Give an INACTIVE run the consents that it lacks, and let it go on.
+        """Give an INACTIVE run the consents and the session that it lacks, and let it go on.
 
         Raises
         ------
         LoginNeeded
-            A person must log in and there is no terminal to do it at; the message says how.
+            A person must log in, and there is none or no terminal to do it at; the message says how.
         InputError
             The run is not INACTIVE.
         """
@@ -494,11 +532,22 @@ class Client:
         if run.status != "INACTIVE":
             remedy = f"tomopipe retry {run_id[:8]}" if run.ended and run.status != "SUCCEEDED" else "nothing to do"
             raise InputError(f"run {run_id}: is {run.status}, not INACTIVE; {remedy}")
-        scopes = required_scopes(document)
-        if scopes:
-            login(self.services, run.flow_id, required_scopes=scopes)
-        with explained(f"resuming run {run_id}"):
-            self.services.specific_flow(run.flow_id).resume_run(run_id)
+        needed = needed_authorization(document)
+        session = needed_session(needed)
+        if session and self.services.kind == "service account":
+            raise LoginNeeded(
+                f"run {run_id}: somebody must log in {session}, which a service account cannot; make the collection let "
+                f"the account in without that, or submit the scan as a person and resume on the run's page, {run.url}"
+            )
+        if needed is not None:
+            login(self.services, run.flow_id, needed=needed)
+        try:
+            with explained(f"resuming run {run_id}"):
+                self.services.specific_flow(run.flow_id).resume_run(run_id)
+        except GlobusServiceError as error:
+            # As for `cancel`; a run that goes on may have ended since.
+            if error.status != 409 or self._read(run_id).status in ("INACTIVE", "CANCELLED"):
+                raise
         return self._noted(self._read(run_id))
 
     def wait(
@@ -547,8 +596,40 @@ class Client:
             return search_service(self.services.search, str(self._deployed["search_index"]), query, limit)
 
     def peek(self, run_id: str) -> ServiceRun:
-        """How a run stands, without what only its log tells."""
+        """How a run stands, without what only its log tells.
+
+        Raises
+        ------
+        RunGone
+            The service does not know the run, or no more.
+        """
         return self._noted(self._read(run_id))
+
+    def results_on_host(self, run: ServiceRun) -> Path | None:
+        """The run directory as the machine that computes sees it, where that is this machine; else None."""
+        if run.run_directory is None:
+            return None
+        with contextlib.suppress(ParameterError):
+            folder = Path(self.deployment.processing.to_host_path(run.run_directory))
+            if (folder / "run.json").is_file():
+                return folder
+        return None
+
+    def result_addresses(self, run: ServiceRun) -> tuple[str, str]:
+        """Web addresses of a run's folder and of its report; where nothing serves that, the folder's again."""
+        collection = self.deployment.processing.collection
+        if run.input is not None:
+            collection = run.input["input"]["processing"]["id"]
+        subject = f"globus://{collection}{run.run_directory}"
+        place = urllib.parse.urlencode({"origin_id": collection, "origin_path": f"{run.run_directory}/"})
+        folder = f"https://app.globus.org/file-manager?{place}"
+        report = None
+        # The folder is known without the index.
+        with contextlib.suppress(GlobusServiceError):
+            hits = self.search(f'scan_id:"{run.scan_id}"', _RECORDS)
+            links = next((hit.content.get("links") or {} for hit in hits if hit.subject == subject), {})
+            report = links.get("report")
+        return folder, report if report and report.startswith("https://") else folder
 
     # What the public methods are made of
 
@@ -615,17 +696,25 @@ class Client:
         long = [tag for tag in all_tags if len(tag) > LABEL_MAX]
         if long:
             raise ParameterError(f"--tag {long[0]!r}: has {len(long[0])} characters; give at most {LABEL_MAX}")
+        if len(all_tags) > TAGS_MAX:
+            raise ParameterError(
+                f"--tag: the run would have {len(all_tags)} tags, those of tomopipe among them, and the service takes "
+                f"{TAGS_MAX}; give {len(all_tags) - TAGS_MAX} fewer"
+            )
         people = self.deployment.people
         return PreparedRun(
             body=body,
             label=shortened(scan_id) if label is None else label,
             tags=tuple(all_tags),
-            monitors=_principals("--monitor", (*people.monitors, *monitors)),
-            managers=_principals("--manager", (*people.managers, *managers)),
+            monitors=_principals("monitor", people.monitors, monitors),
+            managers=_principals("manager", people.managers, managers),
         )
 
     def _refreshed(self, fields: Mapping[str, Any]) -> JsonObject:
-        """Fields of an earlier input with the functions that are deployed now; what it lacks is as deployed."""
+        """Fields of an earlier input, on what is deployed now: functions, endpoint and its configuration, index.
+
+        What the earlier input lacks is as deployed, too.
+        """
         now = {name: value for name, value in self.defaults.items() if is_refreshed(name)}
         earlier = {name: value for name, value in fields.items() if not is_refreshed(name)}
         # An earlier request without a copy of its results shall not get one because the deployment has one now.
@@ -638,7 +727,7 @@ class Client:
         before = {run.run_id for run in self._recent(prepared.request)}
         for pause in (*_SUBMIT_PAUSES_S, None):
             try:
-                with explained(f"starting a run of {prepared.scan_id}"), _without_retries(flow):
+                with explained(f"starting a run of {prepared.scan_id}"), _without_retries(flow.retry_config):
                     document = flow.run_flow(
                         prepared.body,
                         label=prepared.label,
@@ -648,15 +737,31 @@ class Client:
                     ).data
                 return read_run(document, self.deployment.name, body=prepared.body)
             except GlobusServiceError as error:
-                if not _passing(error) or pause is None:
+                is_lost = isinstance(error.__cause__, globus_sdk.NetworkError)
+                if not _passing(error) or (pause is None and not is_lost):
                     raise
-                _log.warning("%s; trying again", error)
-                time.sleep(pause)
-            # The request may have arrived: a second one would be a second run.
-            arrived = [run for run in self._recent(prepared.request) if run.run_id not in before]
-            if arrived:
-                return replace(arrived[0], input=prepared.body)
+                _log.warning("%s; looking whether it arrived", error)
+                # The request may have arrived: a second one would be a second run. Where the service has answered, it
+                # most likely has not.
+                time.sleep(pause or 0.0)
+                arrived = self._arrived(prepared.request, before, _LIST_LAG_S if is_lost else 0.0)
+                if arrived is not None:
+                    return replace(arrived, input=prepared.body)
+                if pause is None:
+                    raise
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _arrived(self, request: str, before: Collection[str], patience_s: float) -> ServiceRun | None:
+        """The run of a request that is there besides those before; the list is looked at for some time."""
+        end = time.monotonic() + patience_s
+        while True:
+            for run in self._recent(request):
+                if run.run_id not in before:
+                    return run
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(left, _LIST_POLL_S))
 
     def _under_way(self, request: str) -> ServiceRun | None:
         """The run of a request that has not ended.
@@ -664,7 +769,7 @@ class Client:
         The service's list may lag behind, so that runs that were started here are asked for by their ids first.
         """
         for known in self._store.of_request(self.flow_id, request):
-            with contextlib.suppress(_RunGone):
+            with contextlib.suppress(RunGone):
                 run = self._read(known.run_id)
                 if not run.ended:
                     return run
@@ -678,16 +783,19 @@ class Client:
         listed = (read_run(document, self.deployment.name) for document in self._documents(since))
         return [run for run in listed if run.request == request]
 
-    def _documents(self, since: datetime | None, statuses: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
-        """The service's documents of the flow's runs, newest first, started since a time."""
+    def _documents(
+        self, since: datetime | None, statuses: Sequence[str] = (), roles: Sequence[str] = _ROLES
+    ) -> Iterator[Mapping[str, Any]]:
+        """The service's documents of the flow's runs, newest first, started since a time; of runs that one has a role in."""
         asked = {"orderby": "start_time DESC", "per_page": str(_RUN_PAGE)}
         if since is not None:
-            asked["filter_start_time"] = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S},"
+            since = since.astimezone(UTC)
+            asked["filter_start_time"] = f"{since:%Y-%m-%dT%H:%M:%S},"
         if statuses:
             asked["filter_status"] = ",".join(statuses)
         with explained(f"listing the runs of deployment {self.deployment.name}"):
             pages = self.services.flows.paginated.list_runs(
-                filter_flow_id=self.flow_id, filter_roles=_ROLES, query_params=asked
+                filter_flow_id=self.flow_id, filter_roles=roles, query_params=asked
             )
             for document in pages.items():
                 if since is not None and datetime.fromisoformat(document["start_time"]) < since:
@@ -700,7 +808,7 @@ class Client:
                 document: JsonObject = self.services.flows.get_run(run_id).data
         except GlobusServiceError as error:
             if error.status == 404:
-                raise _RunGone(
+                raise RunGone(
                     f"run {run_id}: the service knows no such run (it keeps them for 90 days, and shows them to those who "
                     f"may see them); tomopipe runs --deployment {self.deployment.called} lists them"
                 ) from error
@@ -778,8 +886,8 @@ class Patience:
         return True
 
 
-class _RunGone(InputError):
-    """The service knows no such run, or no more."""
+class RunGone(InputError):
+    """The service knows no such run, or no more, or does not show it to who asks."""
 
 
 def last_known(submission: Submission) -> ServiceRun:
@@ -794,13 +902,17 @@ def last_known(submission: Submission) -> ServiceRun:
 
 
 @contextlib.contextmanager
-def _without_retries(client: globus_sdk.BaseClient) -> Iterator[None]:
-    """Keep the SDK from sending a request again by itself: a lost answer would make two runs of one."""
-    before, client.retry_config.max_retries = client.retry_config.max_retries, 0
+def _without_retries(config: globus_sdk.transport.RetryConfig) -> Iterator[None]:
+    """Keep the SDK from sending a request again by itself: a lost answer would make two runs of one.
+
+    Not its own `tune` alone, which forgets to put things back after an error: later requests would not be tried again.
+    """
+    before = config.max_retries
     try:
-        yield
+        with config.tune(max_retries=0):
+            yield
     finally:
-        client.retry_config.max_retries = before
+        config.max_retries = before
 
 
 def _passing(error: BaseException | None) -> bool:
@@ -826,11 +938,25 @@ def _merged(*layers: Mapping[str, Any] | None) -> JsonObject:
     return merged
 
 
-def _principals(option: str, people: Iterable[str]) -> tuple[str, ...]:
+def _principals(role: str, deployed: Iterable[str], given: Iterable[str]) -> tuple[str, ...]:
+    """Those of the deployment and those that were given, each once, if the service takes them for the role."""
+    people = tuple(dict.fromkeys((*deployed, *given)))
     for name in people:
-        if not re.fullmatch(r"urn:globus:(auth:identity|groups:id):[0-9a-fA-F-]{36}", name):
+        if not _is_person_or_group(name):
             raise ParameterError(
-                f"{option} {name!r}: names nobody; give urn:globus:auth:identity:UUID or urn:globus:groups:id:UUID, as "
+                f"--{role} {name!r}: names nobody; give urn:globus:auth:identity:UUID or urn:globus:groups:id:UUID, as "
                 "the Globus web app shows them"
             )
-    return tuple(dict.fromkeys(people))
+    if len(people) > TAGS_MAX:
+        raise ParameterError(
+            f"--{role}: the run would have {len(people)} {role}s, those of the deployment's people.{role}s among them, and "
+            f"the service takes {TAGS_MAX}; give {len(people) - TAGS_MAX} fewer, or make them a group"
+        )
+    return people
+
+
+def _is_person_or_group(name: str) -> bool:
+    try:
+        return _PRINCIPAL.validate_python(name).startswith("urn:")
+    except ValidationError:
+        return False

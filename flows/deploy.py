@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +44,17 @@ KEYWORD = "tomopipe"
 # How Globus Search may answer for an index that is being deleted.
 _NOT_OPEN = frozenset({409})
 _TOO_MANY = "Conflict.LimitExceeded"
+_WRITERS = "writers of the search index"
 # Stands in a dry run for what only deploying gives.
 _NOT_YET = str(uuid.UUID(int=0))
 # Subject of the record that fixes the types of an index's fields, for the moment that it is there.
 _TYPES = "tomopipe types"
-_INDEX_WAIT_S, _INDEX_POLL_S = 120.0, 0.5
+_INDEX_WAIT_S, _POLL_MIN_S, _POLL_MAX_S = 120.0, 0.1, 10.0
+_FORBIDDEN = 403
+# Actions that change nothing.
+_WARNING = "warning"
+_NO_CHANGE = frozenset({"kept", _WARNING})
+_OWNER, _ADMINISTRATOR = "flow_owner", "flow_administrator"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _FILLED_IN = "Filled in by the deployment; leave as it is."
 # What a person who starts a run in the web app fills in or changes; every other field comes after these.
@@ -67,7 +73,10 @@ _ASKED_FIRST = (
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that deploying saw to: what it is, what became of it, and what a person wants to know of that."""
+    """One thing that deploying saw to: what it is, what became of it, and what a person wants to know of that.
+
+    The action `warning` stands for what deploying cannot see to: the detail says what is to be done.
+    """
 
     what: str
     action: str
@@ -101,7 +110,7 @@ class DeployReport:
     @property
     def changed(self) -> bool:
         """Whether anything was, or would be, changed."""
-        return any(change.action != "kept" for change in self.changes)
+        return any(change.action not in _NO_CHANGE for change in self.changes)
 
 
 def deploy(deployment: Deployment, services: Services, *, dry_run: bool = False) -> DeployReport:
@@ -118,7 +127,8 @@ def deploy(deployment: Deployment, services: Services, *, dry_run: bool = False)
     Raises
     ------
     ParameterError
-        The deployment names an index or a flow that is not there or is another's, or makes an impossible input.
+        The deployment names an index or a flow that is not there or is another's, makes an impossible input, or has the
+        name of another that was deployed from here.
     FlowRefused
         The definition is wrong.
     GlobusServiceError
@@ -155,9 +165,10 @@ def find_flow_id(deployment: Deployment, services: Services | None = None) -> st
     ParameterError
         It is not known, or not clear which it is.
     """
-    known = deployment.flow.id or _read_note(deployment).get("flow_id")
+    known = deployment.flow.id or _own_note(deployment).get("flow_id")
     if not known and services is not None:
-        own = _own_flow(deployment, services)
+        # Only what one owns: a stranger could name one as administrator of a flow that has this deployment's keyword.
+        own = _known_flow(deployment, services, (_OWNER,))
         known = own["id"] if own else None
     if not known:
         raise ParameterError(
@@ -274,7 +285,7 @@ class _Deploying:
         self.services = services
         self.dry_run = dry_run
         self.changes: list[Change] = []
-        self._noted = {key: value for key, value in _read_note(deployment).items() if key == "typed_index"}
+        self._noted = {key: value for key, value in _own_note(deployment).items() if key == "typed_index"}
 
     def run(self, config_file: Path) -> DeployReport:
         # What is wrong with the file is said before anything is made.
@@ -294,7 +305,7 @@ class _Deploying:
         return DeployReport(flow_id, index_id, function_ids, tuple(self.changes))
 
     def _say(self, what: str, action: str, detail: str = "") -> None:
-        if self.dry_run and action != "kept":
+        if self.dry_run and action not in _NO_CHANGE:
             action = f"would be {action}"
         self.changes.append(Change(what, action, detail))
 
@@ -308,7 +319,7 @@ class _Deploying:
                 )
             self._say("search index", "kept", wanted)
             return wanted
-        noted = [index for index in (of_flow, _read_note(self.deployment).get("index_id")) if index]
+        noted = [index for index in (of_flow, _own_note(self.deployment).get("index_id")) if index]
         for known in noted:
             if _read_index(self.services, known) is not None:
                 self._say("search index", "kept", known)
@@ -345,12 +356,17 @@ class _Deploying:
         if (
             self.deployment.search.index
             or index_id is None
-            or _read_note(self.deployment).get("typed_index") == index_id
+            or _own_note(self.deployment).get("typed_index") == index_id
         ):
             return
         search = self.services.search
         with explained(f"fixing the types of the search index {index_id}"):
-            if search.get_index(index_id)["num_subjects"]:
+            left = found_or_none(lambda subject: search.get_subject(index_id, subject), _TYPES) is not None
+            others = search.get_index(index_id)["num_subjects"] - left
+            if not self.dry_run:
+                # A crash may have left it, also one of somebody else; where there is none this changes nothing.
+                self._remove_types(index_id)
+            if others:
                 return
             if not self.dry_run:
                 entry = {
@@ -359,10 +375,15 @@ class _Deploying:
                     "visible_to": [self.services.whoami().urn],
                     "content": type_record(),
                 }
-                _finish(search, search.ingest(index_id, {"ingest_type": "GMetaEntry", "ingest_data": entry})["task_id"])
-                _finish(search, search.delete_subject(index_id, _TYPES)["task_id"])
+                document = {"ingest_type": "GMetaEntry", "ingest_data": entry}
+                finish_index_task(search, index_id, search.ingest(index_id, document)["task_id"])
+                self._remove_types(index_id)
                 self._noted["typed_index"] = index_id
         self._say("types of the search index", "fixed", index_id)
+
+    def _remove_types(self, index_id: str) -> None:
+        search = self.services.search
+        finish_index_task(search, index_id, search.delete_subject(index_id, _TYPES)["task_id"])
 
     def _own_index(self) -> str | None:
         """The index that an earlier deploy made, before whatever kept it from being noted."""
@@ -383,23 +404,55 @@ class _Deploying:
         return str(mine[0]) if mine else None
 
     def _writers(self, index_id: str | None) -> None:
-        """Let who may start the flow write to an index that was made for it: a run publishes as the one who started it.
+        """See that who may start the flow may write to the index: a run publishes as the one who started it.
 
-        Nobody is taken away, and an index that the file names is its owner's to open.
+        An index that deploying made is opened to them, and to those who may change the flow, who open it to others.
+        Nobody is taken away. An index that the file names is its owner's to open.
         """
-        starters = [person for person in self.deployment.people.starters if person.startswith("urn:")]
-        if self.deployment.search.index or not starters:
+        people = self.deployment.people
+        starters = [person for person in people.starters if person.startswith("urn:")]
+        if len(starters) < len(people.starters):
+            self._say(
+                _WRITERS,
+                _WARNING,
+                "everybody may start the flow, but an index has no place for everybody among its writers: the runs of others "
+                "end FAILED at PublishMetrics; name groups in people.starters",
+            )
+        named = self.deployment.search.index
+        wanted = dict.fromkeys(starters, "writer") | ({} if named else dict.fromkeys(people.administrators, "admin"))
+        held = self._roles(index_id) if wanted and index_id else {}
+        if named or held is None:
+            closed = [person for person in starters if person not in (held or {})]
+            if closed:
+                self._say(
+                    _WRITERS,
+                    _WARNING,
+                    f"{', '.join(closed)} may start the flow, and must be writers of the index {index_id} for their runs to "
+                    f"publish, which {'cannot be seen' if held is None else 'they are not by name'}; have its owner see to it",
+                )
             return
-        new = starters
-        if index_id is not None:
-            search = self.services.search
+        new = {person: role for person, role in wanted.items() if not _may(role, held.get(person, set()))}
+        if index_id is not None and not self.dry_run:
             with explained(f"letting who starts the flow write to the search index {index_id}"):
-                roles = search.get_role_list(index_id)["role_list"]
-                new = [person for person in starters if person not in {role["principal"] for role in roles}]
-                for person in () if self.dry_run else new:
-                    search.create_role(index_id, {"role_name": "writer", "principal": person})
+                for person, role in new.items():
+                    self.services.search.create_role(index_id, {"role_name": role, "principal": person})
         if new:
-            self._say("writers of the search index", "added", ", ".join(new))
+            said = [person if role == "writer" else f"{person} as {role}" for person, role in new.items()]
+            self._say(_WRITERS, "added", ", ".join(said))
+
+    def _roles(self, index_id: str) -> dict[str, set[str]] | None:
+        """Names of the roles of each principal; None where one may not see them."""
+        with explained(f"reading the roles of the search index {index_id}"):
+            try:
+                listed = self.services.search.get_role_list(index_id)["role_list"]
+            except globus_sdk.SearchAPIError as error:
+                if error.http_status != _FORBIDDEN:
+                    raise
+                return None
+        held: dict[str, set[str]] = {}
+        for role in listed:
+            held.setdefault(role["principal"], set()).add(role["role_name"])
+        return held
 
     def _functions(self, client: Any) -> dict[str, str]:
         manager: ComputeManager = client.compute_manager
@@ -424,8 +477,10 @@ class _Deploying:
         manager.flow_schema = client.flow_schema
         manager.flow_definition = client.flow_definition
         changed = changed_fields(manager.document(), flow) if flow else {}
+        # Said where it is somebody else's: from now on runs start what that one may change.
+        whose = f" of {flow.get('flow_owner')}" if flow and flow.get("user_role") == _ADMINISTRATOR else ""
         if flow and not changed:
-            self._say("flow", "kept", flow["id"])
+            self._say("flow", "kept", f"{flow['id']}{whose}")
             return str(flow["id"])
         if self.dry_run:
             manager.validate()
@@ -437,34 +492,67 @@ class _Deploying:
             flow_id = str(manager.get_flow_id())
         if flow:
             details = ", ".join(_describe(name, value, flow.get(name)) for name, value in changed.items())
-            self._say("flow", "updated", f"{flow['id']}: {details}")
+            self._say("flow", "updated", f"{flow['id']}{whose}: {details}")
         else:
             self._say("flow", "created", flow_id or f"'{self.deployment.flow.title}'")
         return flow_id
 
     def _note(self, flow_id: str | None, index_id: str | None) -> None:
         """Note what is deployed, for the next time and for the client; nothing where the note says it already."""
-        if self.dry_run:
+        noted = _read_note(self.deployment)
+        if self.dry_run or _other_file(self.deployment, noted):
             return
         version = importlib.metadata.version("tomopipe")
-        content = {"flow_id": flow_id, "index_id": index_id, "version": version, **self._noted}
-        noted = _read_note(self.deployment)
+        file = str(Path(self.deployment.file).resolve())
+        content = {"file": file, "flow_id": flow_id, "index_id": index_id, "version": version, **self._noted}
         if {key: noted.get(key) for key in content} != content:
             now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
             write_json(_note_path(self.deployment), {**content, "deployed_at": now})
 
 
-def _finish(search: globus_sdk.SearchClient, task_id: str) -> None:
-    """Wait for a task of the index, which the service works off in seconds."""
-    deadline = time.monotonic() + _INDEX_WAIT_S
-    while (task := search.get_task(task_id).data)["state"] not in ("SUCCESS", "FAILED"):
-        if time.monotonic() > deadline:
-            raise GlobusServiceError(
-                f"the search index {task['index_id']} has not ended a task within {_INDEX_WAIT_S:.0f} s; deploy again later"
-            )
-        time.sleep(_INDEX_POLL_S)
+def finish_index_task(
+    search: globus_sdk.SearchClient, index_id: str, task_id: str, wait_s: float = _INDEX_WAIT_S
+) -> None:
+    """Wait for a task of an index, which the service works off in seconds.
+
+    Raises
+    ------
+    GlobusServiceError
+        It has failed, or has not ended in time.
+    """
+
+    def done() -> Json | None:
+        task: Json = search.get_task(task_id).data
+        return task if task["state"] in ("SUCCESS", "FAILED") else None
+
+    task = wait_for(done, wait_s)
+    if task is None:
+        raise GlobusServiceError(
+            f"the search index {index_id} has not ended a task within {wait_s:.0f} s; try again later"
+        )
     if task["state"] == "FAILED":
-        raise GlobusServiceError(f"the search index {task['index_id']} refuses a record: {task.get('message')}")
+        raise GlobusServiceError(
+            f"the search index {index_id} did not take an entry: {task.get('message')}; look at its size and limits with "
+            f"`globus search index show {index_id}`"
+        )
+
+
+def wait_for(done: Callable[[], Json | None], wait_s: float) -> Json | None:
+    """What `done` returns as soon as it does; None after `wait_s`. Asks at first often, then every ten seconds."""
+    deadline = time.monotonic() + wait_s
+    pause = _POLL_MIN_S
+    while True:
+        found = done()
+        left = deadline - time.monotonic()
+        if found is not None or left <= 0:
+            return found
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.5, _POLL_MAX_S)
+
+
+def _may(role: str, held: set[str]) -> bool:
+    """Whether the roles that somebody has on an index are enough for one; who has any may write."""
+    return bool(held) if role == "writer" else bool(held & {"owner", "admin"})
 
 
 def _defaults(deployment: Deployment, function_ids: Mapping[str, str], index_id: str) -> Json:
@@ -503,14 +591,12 @@ def _check_defaults(deployment: Deployment, defaults: Json) -> None:
 
 def _flow_settings(deployment: Deployment) -> Json:
     flow, people = deployment.flow, deployment.people
-    # Everybody who may start the flow must see it; all who are logged in can only be named as everybody.
-    seers = ["public" if person == "all_authenticated_users" else person for person in people.starters]
     return {
         "title": flow.title,
         "subtitle": flow.subtitle,
         "description": flow.description,
         "keywords": _once([KEYWORD, _deployment_keyword(deployment), *flow.keywords]),
-        "flow_viewers": _once([*people.viewers, *seers]),
+        "flow_viewers": people.flow_viewers,
         "flow_starters": _once(people.starters),
         "flow_administrators": _once(people.administrators),
         "run_monitors": _once(people.monitors),
@@ -534,7 +620,7 @@ def _index_description(deployment: Deployment) -> str:
 
 def _find_flow(deployment: Deployment, services: Services) -> Json | None:
     """The deployment's flow as the service has it; None where it is not deployed, or gone."""
-    named, noted = deployment.flow.id, _read_note(deployment).get("flow_id")
+    named, noted = deployment.flow.id, _own_note(deployment).get("flow_id")
     for flow_id in (named,) if named else (noted,) if noted else ():
         flow = _read_flow(services, flow_id)
         if flow is None and named:
@@ -549,18 +635,20 @@ def _find_flow(deployment: Deployment, services: Services) -> Json | None:
                     f"as it is; name another in flow.id, or give that flow the keyword '{KEYWORD}'"
                 )
             return flow
-    return _own_flow(deployment, services)
+    return _known_flow(deployment, services, (_OWNER, _ADMINISTRATOR))
 
 
-def _own_flow(deployment: Deployment, services: Services) -> Json | None:
+def _known_flow(deployment: Deployment, services: Services, roles: Iterable[str]) -> Json | None:
+    """The deployment's flow among those in which one has one of the roles, by its keyword."""
     with explained("listing your flows"):
-        listed = list(services.flows.paginated.list_flows(filter_roles="flow_owner").items())
+        listed = list(services.flows.paginated.list_flows(filter_roles=roles).items())
     wanted = {KEYWORD, _deployment_keyword(deployment)}
     mine = [flow for flow in listed if wanted <= set(flow.get("keywords", ()))]
     if len(mine) > 1:
         names = ", ".join(f"{flow['id']} ('{flow.get('title')}')" for flow in mine)
         raise ParameterError(
-            f"{deployment.file}: several of your flows were deployed as {deployment.name}: {names}; set flow.id to one of them"
+            f"{deployment.file}: several flows that you own or may change were deployed as {deployment.name}: {names}; set "
+            "flow.id to one of them"
         )
     return _read_flow(services, mine[0]["id"]) if mine else None
 
@@ -605,6 +693,34 @@ def _read_note(deployment: Deployment) -> Json:
     if not isinstance(note, dict):
         raise ParameterError(f"{path}: holds no note of a deployment; delete it and deploy again")
     return note
+
+
+def _own_note(deployment: Deployment) -> Json:
+    """The note of this very file; nothing where another of its name has one, but this one names its flow.
+
+    Raises
+    ------
+    ParameterError
+        Another file of the same name was deployed from this machine, and is still there.
+    """
+    note = _read_note(deployment)
+    other = _other_file(deployment, note)
+    if not other:
+        return note
+    if deployment.flow.id:
+        return {}
+    raise ParameterError(
+        f"{deployment.file}: another file, {other}, was deployed from this machine as {deployment.name}; give this one another "
+        "name, which then is the deployment's, or set flow.id in it to the flow that it means"
+    )
+
+
+def _other_file(deployment: Deployment, note: Mapping[str, Any]) -> str | None:
+    """The file that a note is of, where that is another than the deployment's, and both are there."""
+    noted, here = note.get("file"), Path(deployment.file)
+    if not isinstance(noted, str) or not Path(noted).exists() or not here.exists():
+        return None
+    return None if here.samefile(noted) else noted
 
 
 @contextlib.contextmanager

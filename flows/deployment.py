@@ -43,6 +43,11 @@ _HOME_SIGN = re.compile(r"/~[^/]*(/|$)")
 _YEAR_H = 365 * 24
 _PATH_LENGTH_MAX = 1024
 _EXTENDS = "extends"
+# People and groups that the Flows service takes in one list.
+_PEOPLE_MAX = 16
+# Characters of a flow's keywords, counted with one more for each. The Flows service takes 1024; the rest is for those
+# by which a deployment's flow is found again.
+_KEYWORDS_LENGTH_MAX = 1024 - len("tomopipe ") - len("tomopipe-deployment- ") - 100
 _COLLECTION_WHERE = "in the Globus web app under 'Collections', on the collection's page"
 # What to write for a key of an endpoint's configuration that a shipped file leaves open.
 _CONFIG_HINTS = {
@@ -241,9 +246,25 @@ class Flow(_Section):
         "as a trial flow, of which a person has one, for 30 days.",
     )
 
+    @field_validator("keywords")
+    @classmethod
+    def _as_long_as_the_service_takes(cls, keywords: list[str]) -> list[str]:
+        length = sum(len(keyword) + 1 for keyword in keywords or [])
+        if length > _KEYWORDS_LENGTH_MAX:
+            raise ValueError(
+                f"have {length} characters in all, one for each besides its own; leave some out, {_KEYWORDS_LENGTH_MAX} "
+                "is the most"
+            )
+        return keywords
+
 
 def _principals(description: str) -> Any:
-    return Field(default_factory=list, max_length=100, description=f"{description}; URNs of people and groups.")
+    # The length is checked below, with a remedy.
+    return Field(
+        default_factory=list,
+        json_schema_extra={"maxItems": _PEOPLE_MAX},
+        description=f"{description}; at most {_PEOPLE_MAX} URNs of people and groups.",
+    )
 
 
 class People(_Section):
@@ -251,9 +272,14 @@ class People(_Section):
 
     monitors: list[Principal] = _principals("Who may follow every run")
     managers: list[Principal] = _principals("Who may follow and cancel every run")
-    starters: list[Principal] = _principals("Who may start runs; also all_authenticated_users")
-    viewers: list[Principal] = _principals("Who may see the flow; also public")
+    starters: list[Principal] = _principals("Who may start runs, and see the flow; also all_authenticated_users")
+    viewers: list[Principal] = _principals("Who may see the flow, too (counted with starters); also public")
     administrators: list[Principal] = _principals("Who may change the flow")
+
+    @property
+    def flow_viewers(self) -> list[str]:
+        """All who may see the flow, each once: viewers, and starters with them."""
+        return _viewers(self.viewers, self.starters)
 
     @field_validator("*")
     @classmethod
@@ -263,7 +289,28 @@ class People(_Section):
         if wrong:
             also = f" or '{allowed}'" if allowed else ""
             raise ValueError(f"'{wrong[0]}' is not possible here; take URNs of people and groups{also}")
+        if len(people or []) > _PEOPLE_MAX:
+            raise ValueError(
+                f"are {len(people)}, and the service takes {_PEOPLE_MAX}; put them into a group and name that"
+            )
         return people
+
+    @field_validator("viewers")
+    @classmethod
+    def _starters_are_viewers_too(cls, viewers: list[str], info: ValidationInfo) -> list[str]:
+        number = len(_viewers(viewers or [], info.data.get("starters") or []))
+        if number > _PEOPLE_MAX:
+            raise ValueError(
+                f"are {number} with people.starters, who see the flow too, and the service takes {_PEOPLE_MAX}; put them "
+                "into a group and name that"
+            )
+        return viewers
+
+
+def _viewers(viewers: Sequence[str], starters: Sequence[str]) -> list[str]:
+    # Everybody who may start the flow must see it; all who are logged in can only be named as everybody.
+    seers = ["public" if person == "all_authenticated_users" else person for person in starters]
+    return list(dict.fromkeys([*viewers, *seers]))
 
 
 class Login(_Section):

@@ -39,6 +39,26 @@ class ServiceReference:
     known: Submission | None
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where the results of a run are that this machine has not.
+
+    Parameters
+    ----------
+    run_id, deployment : str
+    run_directory : str
+        On the processing collection.
+    folder, report : str
+        Web addresses; that of the folder stands for a report that nothing serves.
+    """
+
+    run_id: str
+    deployment: str
+    run_directory: str
+    folder: str
+    report: str
+
+
 def find_run(name: str, deployment: str | None = None) -> RunRecord | ServiceReference:
     """The run of a run id, its beginning, or a scan id (its latest run).
 
@@ -93,6 +113,41 @@ def find_local(name: str) -> RunRecord | None:
         candidates = ", ".join(record.run_id for record in found[:5])
         raise InputError(f"run {name!r}: several runs begin so: {candidates}; give more of the id")
     return found[0] if found else None
+
+
+def results_of(name: str) -> RunRecord | Path | Elsewhere:
+    """Where the results of a run are: its record for a local one; of one at a facility its directory, or its addresses.
+
+    The directory is given where this machine has it, because it is the one that computes or shares its folders.
+
+    Parameters
+    ----------
+    name : str
+        As in `find_run`.
+
+    Raises
+    ------
+    InputError
+        There is no such run, or it has no results.
+    GlobusServiceError
+        The service cannot be asked, and this machine does not know where the results are.
+    """
+    found = find_run(name)
+    if not isinstance(found, ServiceReference):
+        return found
+    with found.client:
+        run, reason = stand(found)
+        if run.run_directory is None:
+            if reason is not None:
+                raise reason
+            raise InputError(
+                f"run {run.run_id}: ran at {run.deployment} and has no results ({run.status}); "
+                f"see: tomopipe status {run.run_id[:8]}"
+            )
+        folder = found.client.results_on_host(run)
+        if folder is not None:
+            return folder
+        return Elsewhere(run.run_id, run.deployment, run.run_directory, *found.client.result_addresses(run))
 
 
 def find_known(name: str) -> Submission | None:
@@ -164,7 +219,8 @@ def _at_deployment(name: str, deployment: str) -> ServiceReference:
 
     client = Client(deployment)
     known = find_known(name)
-    if known is not None and known.deployment == client.deployment.name:
+    # Of a scan the latest run is meant, which another machine may have submitted.
+    if known is not None and known.deployment == client.deployment.name and known.scan_id != name:
         return ServiceReference(client, known.run_id, known)
     run_id = client.find(name)
     if run_id is None:
@@ -172,4 +228,4 @@ def _at_deployment(name: str, deployment: str) -> ServiceReference:
             f"run {name!r}: deployment {client.deployment.name} has no such run that you may see; "
             f"tomopipe runs --deployment {deployment} lists them"
         )
-    return ServiceReference(client, run_id, None)
+    return ServiceReference(client, run_id, find_known(run_id))

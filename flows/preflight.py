@@ -1,6 +1,7 @@
 """Checks a deployment end to end before a beam time: people, flow, endpoint, worker, collections, index, limits.
 
-Changes nothing that lasts. What a failed check means and how it is mended is said with it; nothing is mended here.
+What it puts anywhere it takes away again, or says that it is left. What a failed check means and how it is mended is
+said with it; nothing is mended here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from globus_compute_sdk.serialize import ComputeSerializer, JSONData
 from tomopipe.functions.errors import TomopipeError
 
 from .definition_linter import RUN_STATE_BYTES_MAX
-from .deploy import deployed_index, deployed_schema, find_flow_id, input_fields
+from .deploy import deployed_index, deployed_schema, find_flow_id, finish_index_task, input_fields, wait_for
 from .gladier_managers import registration
 from .local.actions import reason
 from .login import explain_globus_error, explained
@@ -36,6 +37,8 @@ WORKER_WAIT_S = 600.0
 """How long the function round trip waits for a worker: a batch queue may be long."""
 TRANSFER_WAIT_S = 300.0
 SEARCH_WAIT_S = 60.0
+INTERRUPTED_WAIT_S = 10.0
+"""How long a deletion is waited for where somebody has stopped the checks; it goes on without."""
 
 # A run's state holds the input, the plan and the tasks; the input alone must leave room for the others.
 INPUT_BYTES_MAX = RUN_STATE_BYTES_MAX // 4
@@ -79,6 +82,8 @@ def preflight(
 ) -> list[Check]:
     """Run every check; those that need what another has not found are passed over and say so.
 
+    Stopped by Ctrl-C, it first takes away what it has begun, and says what that leaves.
+
     Parameters
     ----------
     deployment : Deployment
@@ -105,10 +110,8 @@ def preflight(
         _Step("results folder on the worker", preflight_run.worker_folder, ("worker",)),
         _Step("one folder", preflight_run.one_folder, ("results folder on the worker", "results collection")),
         _Step("transfer in", preflight_run.transfer_in, ("source collection", "results collection")),
-        *(
-            [_Step("transfer out", preflight_run.transfer_out, ("one folder", "share collection"))]
-            if deployment.share
-            else []
+        _Step(
+            "transfer out", preflight_run.transfer_out, ("one folder", "share collection") if deployment.share else ()
         ),
         _Step("clean-up", preflight_run.clean_up, ("login",)),
         _Step("search index", preflight_run.index, ("flow",)),
@@ -117,7 +120,13 @@ def preflight(
     checks: list[Check] = []
     for step in steps:
         missing = [name for name in step.needs if not next(check.ok for check in checks if check.name == name)]
-        check = Check(step.name, False, f"passed over: it needs '{missing[0]}'") if missing else _outcome(step)
+        try:
+            check = Check(step.name, False, f"passed over: it needs '{missing[0]}'") if missing else _outcome(step)
+        except KeyboardInterrupt:
+            if preflight_run.leaves_something:
+                preflight_run.transfer_wait_s = min(transfer_wait_s, INTERRUPTED_WAIT_S)
+                progress(_outcome(_Step("clean-up", preflight_run.clean_up)))
+            raise
         checks.append(check)
         progress(check)
     return checks
@@ -128,9 +137,11 @@ def probe_worker(folder: str, name: str) -> dict[str, object]:
     import importlib.metadata
     import os
     import platform
+    import re
     import shutil
     import socket
     import subprocess
+    import sys
     import tempfile
     from pathlib import Path
 
@@ -140,20 +151,38 @@ def probe_worker(folder: str, name: str) -> dict[str, object]:
         except importlib.metadata.PackageNotFoundError:
             return "none"
 
-    def devices() -> list[str]:
-        command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    def lines_of(*command: str) -> list[str]:
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         except (OSError, subprocess.SubprocessError):
             return []
         return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+    def nvidia() -> list[str]:
+        return lines_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+
+    def intel() -> list[str]:
+        """As PyTorch sees them, which counts what a worker may use; else by the tool of oneAPI."""
+        # PyTorch takes its time to be imported, and without this folder there is no such GPU.
+        if not Path("/dev/dri").is_dir():
+            return []
+        asked = (
+            "from torch import xpu\n"
+            "for number in range(xpu.device_count()):\n"
+            "    found = xpu.get_device_properties(number)\n"
+            "    print(f'{found.name}, {found.driver_version}')"
+        )
+        # E.g. [level_zero:gpu][level_zero:0] ... over Level-Zero, Intel(R) Data Center GPU Max 1550 12.60.7 [1.3.30872]
+        line = re.compile(r"\[\S*level_zero:gpu.* Level-Zero, (.+?) [\d.]+ \[(.+)\]")
+        listed = [line.match(text) for text in lines_of("sycl-ls")]
+        return lines_of(sys.executable, "-c", asked) or [f"{found[1]}, {found[2]}" for found in listed if found]
 
     root = Path(folder)
     report: dict[str, object] = {
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("tomopipe", "parsl", "globus-compute-endpoint", "torch")},
-        "devices": devices(),
+        "devices": nvidia() or intel(),
         "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("ZE_AFFINITY_MASK") or "",
         "cores": len(os.sched_getaffinity(0)),
         "scratch": tempfile.gettempdir(),
@@ -168,6 +197,7 @@ def probe_worker(folder: str, name: str) -> dict[str, object]:
             report["folder"] = "written"
         except OSError as error:
             report["folder"] = f"not writable: {error}"
+            shutil.rmtree(root / name, ignore_errors=True)
     return report
 
 
@@ -217,7 +247,13 @@ class _Preflight:
     report: Json = field(default_factory=dict)
     # What has to be deleted again: collection and path.
     left: list[tuple[str, str]] = field(default_factory=list)
-    same_folder: bool = False
+    # Folder of the probe on the worker's machine, from when it may be there until it is found on the collection.
+    probe_folder: str = ""
+
+    @property
+    def leaves_something(self) -> bool:
+        """Whether there is, or may be, something to clean up."""
+        return bool(self.left or self.probe_folder)
 
     def login(self) -> str:
         me = self.services.whoami()
@@ -323,7 +359,6 @@ class _Preflight:
             raise _Failed(
                 f"{folder} is {self.report['folder']}", "give the account that computes the right to write there"
             )
-        self.left.append((self.deployment.processing.collection, _join(self.deployment.processing.path, self.name)))
         free = int(self.report["free_bytes"])
         if free < FREE_BYTES_MIN:
             return (
@@ -344,7 +379,8 @@ class _Preflight:
                 f"what a worker wrote to {place.host_path}/{self.name} is not at {path} on collection {place.collection}",
                 "correct processing.path or processing.host_path of the deployment: they must be the same folder",
             ) from None
-        self.same_folder = True
+        self._note_left(place.collection, _join(place.path, self.name))
+        self.probe_folder = ""
         return f"{place.path} on the collection is {place.host_path} on the worker"
 
     def transfer_in(self) -> str:
@@ -359,21 +395,30 @@ class _Preflight:
 
     def transfer_out(self) -> str:
         share, place = self.deployment.share, self.deployment.processing
-        assert share is not None
+        if share is None:
+            return "passed over: the deployment has no share, results stay where they are"
         folder = _join(share.path, self.name)
         self._note_left(share.collection, folder)
         seconds = self._transfer(place.collection, self._probe_path(place), share.collection, f"{folder}/{_PROBE_NAME}")
         return f"a file arrived at {share.path} after {seconds:.0f} s"
 
     def clean_up(self) -> str:
-        failures = [said for collection, path in self.left if (said := self._deleted(collection, path))]
-        if self.report.get("folder") == "written" and not self.same_folder:
-            failures.append(
-                f"{self.deployment.processing.host_path}/{self.name} cannot be reached through the collection"
-            )
-        if failures:
-            raise _Failed("; ".join(failures), f"delete what is named {self.name} by hand")
-        return f"{len(self.left)} deleted" if self.left else "nothing was left"
+        results, remedy = self.deployment.processing, f"delete what is named {self.name} by hand"
+        if self.probe_folder:
+            # It may have come there since it was looked for.
+            self._note_left(results.collection, _join(results.path, self.name))
+        failures = {place: why for place in self.left if (why := self._deleted(*place))}
+        deleted = len(self.left) - len(failures)
+        self.left = list(failures)
+        found = list(failures.values())
+        if self.probe_folder and self.report:
+            found.append(f"{self.probe_folder} cannot be reached through the collection")
+        elif self.probe_folder:
+            found.append(f"{self.probe_folder} may yet be written by the function that was sent to the endpoint")
+            remedy += f", {self.probe_folder} on the worker's machine as soon as the function has run"
+        if found:
+            raise _Failed("; ".join(found), remedy)
+        return f"{deleted} deleted" if deleted else "nothing was left"
 
     def index(self) -> str | tuple[str, str]:
         index_id = str(deployed_index(self.found_flow))
@@ -384,12 +429,16 @@ class _Preflight:
             "visible_to": [f"urn:globus:auth:identity:{self.identity}"],
             "content": {"format": "tomopipe-preflight/1"},
         }
-        with explained(f"writing to the search index {index_id}"):
-            self._search_task(
-                self.services.search.ingest(index_id, {"ingest_type": "GMetaEntry", "ingest_data": entry}).data
-            )
+        search = self.services.search
+        with contextlib.ExitStack() as undo:
+            with explained(f"writing to the search index {index_id}"):
+                task = search.ingest(index_id, {"ingest_type": "GMetaEntry", "ingest_data": entry})
+                undo.callback(self._withdrawn, index_id, subject, entry_id)
+                finish_index_task(search, index_id, task["task_id"], SEARCH_WAIT_S)
+            undo.pop_all()
         with explained(f"deleting the probe's entry {subject} from the search index {index_id}"):
-            self._search_task(self.services.search.delete_entry(index_id, subject, entry_id=entry_id).data)
+            task = search.delete_entry(index_id, subject, entry_id=entry_id)
+            finish_index_task(search, index_id, task["task_id"], SEARCH_WAIT_S)
         with explained(f"reading the search index {index_id}"):
             index = self.services.search.get_index(index_id).data
         if index.get("is_trial"):
@@ -398,6 +447,11 @@ class _Preflight:
                 "trial indices may be deleted after 30 days; have it put under a subscription by support@globus.org",
             )
         return f"{index_id} writable"
+
+    def _withdrawn(self, index_id: str, subject: str, entry_id: str) -> None:
+        """Have an entry deleted that was given up; an index takes its tasks in turn, so it need not be there yet."""
+        with contextlib.suppress(globus_sdk.GlobusError):
+            self.services.search.delete_entry(index_id, subject, entry_id=entry_id)
 
     def limits(self) -> str | tuple[str, str]:
         fields = self._fields()
@@ -450,14 +504,20 @@ class _Preflight:
                 "create_queue": False,
             }
             task_id = self.services.compute.submit(endpoint, batch)["tasks"][function_id][0]
+            self.probe_folder = f"{self.deployment.processing.host_path}/{self.name}"
             done = self._finished_task(task_id)
         if done.get("exception") or done.get("status") == "failed":
+            # The probe itself never fails, so it has not run.
+            self.probe_folder = ""
             raise _Failed(
                 f"the function failed on the endpoint: {reason(str(done.get('exception') or ''))[:300]}",
                 "look at the endpoint's log (~/.globus_compute/NAME/endpoint.log), and compare user_endpoint_config with its "
                 "schema",
             )
-        return _report(done["result"])
+        report = _report(done["result"])
+        if report["folder"] != "written":
+            self.probe_folder = ""
+        return report
 
     @contextlib.contextmanager
     def _registered_probe(self) -> Iterator[str]:
@@ -476,12 +536,12 @@ class _Preflight:
             task: Json = self.services.compute_v2.get_task(task_id).data
             return task if task.get("status") in ("success", "failed") or task.get("completion_t") else None
 
-        finished = _wait_for(done, self.worker_wait_s)
+        finished = wait_for(done, self.worker_wait_s)
         if finished is None:
             raise _Failed(
                 f"the function is still queued after {self.worker_wait_s:.0f} s",
                 "the batch queue may be long: look at it on the machine, try again with a longer wait, or choose another "
-                "queue in compute.user_endpoint_config",
+                f"queue in compute.user_endpoint_config; delete {self.probe_folder} when the function has run after all",
             )
         return finished
 
@@ -522,9 +582,11 @@ class _Preflight:
             notify_on_inactive=False,
         )
         data.add_item(source_path, destination_path)
-        with explained(f"transferring {source_path} to collection {destination}"):
+        with explained(f"transferring {source_path} to collection {destination}"), contextlib.ExitStack() as undo:
             task_id = self.services.transfer.submit_transfer(data)["task_id"]
+            undo.callback(self._cancelled, task_id)
             self._finished_transfer(task_id, f"the transfer of {source_path}")
+            undo.pop_all()
         return time.monotonic() - started
 
     def _finished_transfer(self, task_id: str, what: str) -> None:
@@ -535,18 +597,20 @@ class _Preflight:
             hopeless = task["status"] == "ACTIVE" and task.get("nice_status") in _HOPELESS
             return task if hopeless or task["status"] in ("SUCCEEDED", "FAILED", "INACTIVE") else None
 
-        ended = _wait_for(done, self.transfer_wait_s) is not None
+        ended = wait_for(done, self.transfer_wait_s) is not None
         if task["status"] == "SUCCEEDED":
             return
-        if task["status"] != "FAILED":
-            with contextlib.suppress(globus_sdk.GlobusError):
-                self.services.transfer.cancel_task(task_id)
         fatal = (task.get("fatal_error") or {}).get("description")
         paused = "paused by an administrator of a collection" if task.get("is_paused") else None
         why = fatal or paused or task.get("nice_status_details") or task.get("nice_status") or task["status"]
         found = "failed" if ended else f"was not done after {self.transfer_wait_s:.0f} s"
         page = f"https://app.globus.org/activity/{task_id}"
         raise _Failed(f"{what} {found}: {why}", f"see {page} for what the collections said")
+
+    def _cancelled(self, task_id: str) -> None:
+        """Keep a transfer that was given up from writing later on; one that has ended stays as it is."""
+        with contextlib.suppress(globus_sdk.GlobusError):
+            self.services.transfer.cancel_task(task_id)
 
     def _note_left(self, collection: str, path: str) -> None:
         if (collection, path) not in self.left:
@@ -567,19 +631,6 @@ class _Preflight:
             return str(explain_globus_error(error, f"deleting {path}"))
         return None
 
-    def _search_task(self, answer: Json) -> None:
-        def done() -> Json | None:
-            task: Json = self.services.search.get_task(answer["task_id"]).data
-            return task if task["state"] in ("SUCCESS", "FAILED") else None
-
-        task = _wait_for(done, SEARCH_WAIT_S)
-        if task is None or task["state"] != "SUCCESS":
-            said = task.get("message") or task["state"] if task else f"not done after {SEARCH_WAIT_S:.0f} s"
-            raise _Failed(
-                f"the index did not take an entry: {said}",
-                "look at the index's size and limits with `globus search index show`",
-            )
-
 
 def _report(result: str) -> Json:
     """What the probe returned. Only JSON is read: a result may say of itself that it is to be unpickled or executed."""
@@ -592,19 +643,6 @@ def _report(result: str) -> Json:
     return report
 
 
-def _wait_for(done: Callable[[], Json | None], wait_s: float) -> Json | None:
-    """What `done` returns as soon as it does; None after `wait_s`. Asks at first often, then every ten seconds."""
-    deadline = time.monotonic() + wait_s
-    pause = 0.1
-    while True:
-        found = done()
-        left = deadline - time.monotonic()
-        if found is not None or left <= 0:
-            return found
-        time.sleep(min(pause, left))
-        pause = min(pause * 1.5, 10)
-
-
 def _join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
 
@@ -615,5 +653,5 @@ def _bytes_of(document: Json) -> int:
 
 def _devices(names: list[str]) -> str:
     if not names:
-        return "no NVIDIA GPU"
+        return "no GPU found"
     return f"{len(names)} x {names[0].split(',')[0]} (driver {names[0].rpartition(',')[2].strip()})"

@@ -24,7 +24,16 @@ from rich.table import Table
 from tomopipe.functions.errors import InputError, ParameterError, TomopipeError
 from tomopipe.functions.parameters import SkippableStage, Stage, apply_overrides, parse_parameters, read_yaml
 
-from .found_runs import DEPLOYMENT_VARIABLE, ServiceReference, cancel_local, client_of, find_run, stand
+from .found_runs import (
+    DEPLOYMENT_VARIABLE,
+    Elsewhere,
+    ServiceReference,
+    cancel_local,
+    client_of,
+    find_run,
+    results_of,
+    stand,
+)
 
 if TYPE_CHECKING:
     from .batch import BatchItem
@@ -88,6 +97,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 _out = Console(highlight=False, soft_wrap=True)
 # Connections of the command that runs; there is one a process.
 _opened = contextlib.ExitStack()
+# How long the service keeps runs.
+_KEPT_DAYS = 90
 _SINCE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -137,7 +148,9 @@ def register(app: typer.Typer, run_locally: Callable[[LocalRequest, bool], None]
         found = _find_to_reprocess(name, deployment)
         if not isinstance(found, tuple):
             refused = {"--label": label, "--tag": tag, "--monitor": monitor, "--manager": manager, "--share": share}
-            given = [option for option, value in refused.items() if value]
+            given = [option for option, value in refused.items() if value not in (None, [])]
+            if share is False:
+                given = [option.replace("--share", "--no-share") for option in given]
             if given or dry_run:
                 raise ParameterError(
                     f"{(given or ['--dry-run'])[0]}: run {found.run_id} is a local one, which has none; leave it out"
@@ -178,7 +191,10 @@ def register(app: typer.Typer, run_locally: Callable[[LocalRequest, bool], None]
         dry_run: DryRun = False,
         as_json: AsJson = False,
     ) -> None:
-        """Run the same request again, on the functions that are deployed now; finished slabs are not computed again."""
+        """Run the same request again, on what is deployed now; finished slabs are not computed again.
+
+        At a facility a run that succeeded is not run again, unless with --again.
+        """
         if failed == (name is not None):
             raise ParameterError("retry: give either a RUN or --failed")
         if failed:
@@ -193,7 +209,7 @@ def register(app: typer.Typer, run_locally: Callable[[LocalRequest, bool], None]
             run_locally(_local_request(found), as_json)
             return
         client = _closing(found.client)
-        prepared = client.prepare_retry(client.run(found.run_id))
+        prepared = client.prepare_retry(client.run(found.run_id), again=again)
         _start(client, prepared, wait=wait, again=again, dry_run=dry_run, as_json=as_json)
 
 
@@ -242,9 +258,10 @@ def parse_since(text: str, now: datetime | None = None) -> datetime:
 def list_service_runs(limit: int, status: str | None, deployment: str | None) -> list[ServiceRun]:
     """Service runs, newest first: of a deployment as it says, or without one those that this machine submitted.
 
-    Runs of which the service cannot be asked are as last known, and have `asked` set.
+    Runs of which the service cannot be asked are as last known, and have `asked` set. Those that it does not know any
+    more are GONE.
     """
-    from .client import Client, last_known
+    from .client import Client, RunGone, last_known
     from .login import GlobusServiceError
     from .submissions import submission_store
 
@@ -265,13 +282,19 @@ def list_service_runs(limit: int, status: str | None, deployment: str | None) ->
         if len(runs) >= limit:
             break
         run = last_known(one)
-        if not run.ended:
+        # One that is gone may only be hidden from who asked last; after its time it is gone for good.
+        if not run.ended and not (run.status == "GONE" and _is_past_keeping(run.started)):
             if one.deployment not in clients:
                 clients[one.deployment] = _reachable(one)
             asked = clients[one.deployment]
             if asked is not None:
                 try:
                     run = asked.peek(one.run_id)
+                except RunGone as error:
+                    store.note_gone(one.run_id)
+                    if run.status != "GONE":
+                        print(f"warning: {error}", file=sys.stderr)
+                    run = replace(run, status="GONE", asked=None)
                 except TomopipeError as error:
                     # The next run of that deployment would wait as long for the same.
                     clients[one.deployment] = None
@@ -281,6 +304,52 @@ def list_service_runs(limit: int, status: str | None, deployment: str | None) ->
         if status in (None, run.status):
             runs.append(run)
     return runs
+
+
+def _is_past_keeping(started: str) -> bool:
+    return datetime.now(UTC) - datetime.fromisoformat(started) > timedelta(days=_KEPT_DAYS)
+
+
+def show_report(name: str, open_it: bool) -> None:
+    """Print where the report of a run is: its file, or the web address that it has at a facility."""
+    found = results_of(name)
+    if isinstance(found, Elsewhere):
+        print(f"run {found.run_id} ran at {found.deployment}; its results are not on this machine", file=sys.stderr)
+        target = found.report
+        print(target)
+    else:
+        folder = found if isinstance(found, Path) else Path(found.run_directory or "")
+        path = folder / "report.html"
+        if not folder.is_absolute() or not path.is_file():
+            which = name if isinstance(found, Path) else f"{found.run_id}: has no report ({found.status})"
+            raise InputError(f"run {which}; see: tomopipe status {name}")
+        target = path.as_uri()
+        print(path)
+    if open_it:
+        typer.launch(target)
+
+
+def run_directory_here(name: str) -> Path:
+    """Run directory of a run, on this machine.
+
+    Raises
+    ------
+    InputError
+        There is no such run, it has no results, or they are at a facility.
+    """
+    found = results_of(name)
+    if isinstance(found, Elsewhere):
+        raise InputError(
+            f"run {found.run_id}: ran at {found.deployment}; its results are not on this machine but in "
+            f"{found.run_directory} there, {found.folder} (report: {found.report}); copy the folder here and give its path"
+        )
+    if isinstance(found, Path):
+        return found
+    if found.run_directory is None:
+        raise InputError(
+            f"run {found.run_id}: has no results yet ({found.status}); see: tomopipe status {found.run_id[:8]}"
+        )
+    return Path(found.run_directory)
 
 
 def show_service_status(found: ServiceReference, as_json: bool) -> None:
@@ -547,7 +616,7 @@ def _cancel(name: RunName, deployment: AtDeployment = None) -> None:
 
 
 def _resume(name: RunName, deployment: AtDeployment = None, wait: Wait = False, as_json: AsJson = False) -> None:
-    """Give a run that is INACTIVE the consents that it lacks, and let it go on."""
+    """Give a run that is INACTIVE the consents or the login that it lacks, and let it go on."""
     found = find_run(name, deployment)
     if not isinstance(found, ServiceReference):
         raise InputError(f"run {found.run_id}: is a local one; run it again with: tomopipe retry {found.run_id[:8]}")

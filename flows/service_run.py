@@ -34,8 +34,6 @@ _CANCELLED_CODES = ("FlowCanceled", "FlowCancelled")
 
 # What a service may ask of a login besides consents.
 _SESSION = ("identities", "policies", "single_domain", "mfa")
-# Beside its own: those of which run it is, and whether it is one again.
-_TAGS_OF_OURS = 4
 
 Status = Literal["ACTIVE", "INACTIVE", "SUCCEEDED", "FAILED", "CANCELLED", "GONE"]
 
@@ -228,13 +226,12 @@ def run_tags(scan_id: str, request: str, tags: Iterable[str] = ()) -> list[str]:
 
 
 def own_tags(tags: Iterable[str]) -> list[str]:
-    """Those tags of a run that a user gave it, as many as there is room for in another run of the request."""
-    given = [
+    """Those tags of a run that a user gave it."""
+    return [
         tag
         for tag in tags
         if tag not in ("tomopipe", "retry", "reprocess") and not tag.startswith(("scan:", "request:"))
     ]
-    return given[: TAGS_MAX - _TAGS_OF_OURS]
 
 
 def shortened(text: str, length: int = LABEL_MAX) -> str:

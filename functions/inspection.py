@@ -33,9 +33,10 @@ from .preprocessing.normalization import transmission
 from .preprocessing.rotation_center import CenterResult, check_center_can_be_found, find_center
 from .quantification.metrics import working_bytes
 from .quantification.pictures import grey, png
+from .quantification.provenance import flow_id_of
 from .quantification.sidecar import quantification_settings
 from .reconstruction.engines import get_engine
-from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, write_json, written_aside
+from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, share_like, write_json, written_aside
 from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
 from .segmentation.thresholds import multi_otsu_thresholds
 from .slabs import SliceReconstructor, denoise_slices, object_settings, preprocess_rows, sample_rows
@@ -255,6 +256,8 @@ def inspect_scan(
     """
     return_freed_memory()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    if flow_id_of({"provenance": provenance or {}}) is not None:
+        share_like(results_root)
     request = check_request(request)
     scan_folder = results_root / validate_scan_id(scan_id)
     # Two runs of one scan at once must agree on how the files of a recipe are cut.

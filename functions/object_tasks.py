@@ -20,7 +20,7 @@ from .memory import return_freed_memory
 from .outputs import OBJECT_STEPS
 from .plan import compute_tasks, group_blocks
 from .quantification.provenance import parse_time, steps_work
-from .receipting import briefly, receipted, report_progress, whole_volume_task
+from .receipting import receipted, registered, report_progress, whole_volume_task
 from .rundir import RunDirectory, file_checksum, slab_name, write_json, written_aside
 from .slabs import Sources, object_settings
 from .volume import create_labels, write_objects
@@ -31,7 +31,7 @@ _BLOCKS_FILE = "blocks.json"
 _LABELS_FOLDER = "labels"
 
 
-@briefly
+@registered
 def prepare_objects_task(run_root: str, function_ids: Mapping[str, str]) -> dict[str, Any]:
     """Phases -> the phase opened, closed and filled, and its walls by block; returns the tasks of the steps on blocks."""
 
@@ -58,7 +58,7 @@ def prepare_objects_task(run_root: str, function_ids: Mapping[str, str]) -> dict
     }
 
 
-@briefly
+@registered
 def find_objects_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Pieces of objects in the blocks of slices [start, stop)."""
 
@@ -71,7 +71,7 @@ def find_objects_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return {"slab": [start, stop]}
 
 
-@briefly
+@registered
 def join_objects_task(run_root: str) -> dict[str, Any]:
     """Pieces -> which are one object, and its number."""
 
@@ -83,7 +83,7 @@ def join_objects_task(run_root: str) -> dict[str, Any]:
     return {"step": "join_objects"}
 
 
-@briefly
+@registered
 def label_objects_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Labels and measures of the objects in the blocks of slices [start, stop)."""
 
@@ -97,7 +97,7 @@ def label_objects_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return {"slab": [start, stop]}
 
 
-@briefly
+@registered
 def separate_objects_task(run_root: str) -> dict[str, Any]:
     """Labels of all blocks -> `labels.h5` and the tables of objects and contacts."""
     with whole_volume_task("separate_objects", run_root) as (sources, receipt):

@@ -25,7 +25,8 @@ from .locking import lock
 from .memory import return_freed_memory
 from .outputs import stage_slabs
 from .parameters import Stage
-from .rundir import RunDirectory
+from .quantification.provenance import flow_id_of
+from .rundir import RunDirectory, share_like
 from .slabs import Sources
 
 _P = ParamSpec("_P")
@@ -121,8 +122,10 @@ def receipted(
     )
 
 
-def briefly(task: Callable[_P, dict[str, Any]]) -> Callable[_P, dict[str, Any]]:
-    """Have what a task raises travel light: without the frames that led to it, and where others failed before, without words.
+def registered(task: Callable[_P, dict[str, Any]]) -> Callable[_P, dict[str, Any]]:
+    """A task as it runs on a worker: what it writes is as readable as the results folder, and what it raises travels light.
+
+    An error goes without the frames that led to it, and where others failed before, without words.
 
     All tasks of a stage may fail at once, of a full disk for example, and what they say goes through the run's state, which is
     limited. The first say why; the tracebacks are in the run directory.
@@ -130,10 +133,12 @@ def briefly(task: Callable[_P, dict[str, Any]]) -> Callable[_P, dict[str, Any]]:
 
     @functools.wraps(task)
     def brief(*arguments: _P.args, **keywords: _P.kwargs) -> dict[str, Any]:
+        run = RunDirectory(Path(str(arguments[0])))
         try:
+            if flow_id_of(run.read_run()) is not None:
+                share_like(run.root.parent.parent)
             return task(*arguments, **keywords)
         except TomopipeError as error:
-            run = RunDirectory(Path(str(arguments[0])))
             if isinstance(error, StageError) and _failures(run) > _FULL_FAILURES:
                 raise StageError("failed like others before; see the failures in the run directory") from None
             raise error.with_traceback(None) from None

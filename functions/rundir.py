@@ -140,6 +140,20 @@ class RunDirectory:
         write_json(path, {"format": RECEIPT_FORMAT, "stage": stage, "slab": [start, stop], **content})
 
 
+def share_like(results_root: Path) -> None:
+    """Have this process make files that those can read who can read the results folder, and no others.
+
+    For workers of an endpoint, which starts them with a umask that keeps everybody else out.
+
+    Parameters
+    ----------
+    results_root : Path
+        Its mode says who: 0750 the group, 0755 everybody.
+    """
+    with contextlib.suppress(OSError):
+        os.umask(0o777 & ~(results_root.stat().st_mode | 0o700))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all; refuses NaN."""
     with written_aside(path) as aside:

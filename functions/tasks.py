@@ -22,7 +22,7 @@ from .parameters import Stage
 from .quantification.document import search_document, taken_over
 from .quantification.report import write_report
 from .quantification.sidecar import write_sidecar
-from .receipting import briefly, report_progress, slab_task, whole_volume_task
+from .receipting import registered, report_progress, slab_task, whole_volume_task
 from .rundir import RunDirectory, array_checksum, file_checksum, slab_name, written_aside
 from .slabs import Sources, denoise_slices, preprocess_rows, segment_slices
 from .volume import SliceLayout, create_labels, write_phases, write_projections, write_slices
@@ -31,7 +31,7 @@ _CHUNK_ROWS = 16
 _DENOISING_BYTES_A_PIXEL = 55
 
 
-@briefly
+@registered
 def preprocess_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Raw rows [start, stop) -> corrected projections, slab by slab."""
 
@@ -43,7 +43,7 @@ def preprocess_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return slab_task("preprocess", run_root, start, stop, work)
 
 
-@briefly
+@registered
 def reconstruct_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Projections of rows [start, stop) -> slices, slab by slab."""
 
@@ -57,7 +57,7 @@ def reconstruct_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return slab_task("reconstruct", run_root, start, stop, work)
 
 
-@briefly
+@registered
 def denoise_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Slices [start, stop) -> denoised slices, slab by slab."""
 
@@ -76,7 +76,7 @@ def denoise_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return slab_task("denoise", run_root, start, stop, work)
 
 
-@briefly
+@registered
 def segment_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Slices [start, stop) -> phases, slab by slab."""
 
@@ -90,7 +90,7 @@ def segment_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     return slab_task("segment", run_root, start, stop, work)
 
 
-@briefly
+@registered
 def quantify_task(run_root: str) -> dict[str, Any]:
     """Phases and objects -> metrics, report, and the search document that it returns."""
     with whole_volume_task("quantify", run_root) as (sources, receipt):

@@ -5,13 +5,17 @@ The input's schema is that of a deployed flow; what its stages do is left to the
 
 from __future__ import annotations
 
+import contextlib
+import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from facility.services.flows import Run
+from facility.services.http import Request, Response
 from facility.services.web import WebServices
 
 from tomopipe.flows.client import Client
@@ -102,6 +106,47 @@ class FacilityBed:
     def runs(self) -> list[Run]:
         """Runs at the service."""
         return self.web.runs
+
+    @contextlib.contextmanager
+    def lagging_list(self, lag_s: float = float("inf")) -> Iterator[None]:
+        """Let the service's list leave out runs that it saw first less than `lag_s` ago, but those of before."""
+        flows = self.web.flows
+        whole = flows._list_runs
+        seen = {run.id: float("-inf") for run in self.runs()}
+
+        def late(request: Request) -> Response:
+            for run in self.runs():
+                seen.setdefault(run.id, time.monotonic())
+            response = whole(request)
+            shown = [one for one in response.document["runs"] if time.monotonic() - seen[one["run_id"]] >= lag_s]
+            return replace(response, document={**response.document, "runs": shown})
+
+        flows._list_runs = late  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            flows._list_runs = whole  # type: ignore[method-assign]
+
+    def inspected(self, run_id: str, relative: str) -> None:
+        """Let a run's log say what `Inspect` made of the scan: the run directory below the results folder."""
+        run = next(run for run in self.runs() if run.id == run_id)
+        output = {
+            "details": {"results": [{"output": {"relative": relative, "run": f"/machine/tomography/{relative}"}}]}
+        }
+        run.event("ActionCompleted", "done", {"state_name": "Inspect", "state_type": "Action", "output": output})
+
+    def hold(self, run_id: str, **details: Any) -> Run:
+        """Let a run that is under way wait for a person."""
+        run = next(run for run in self.runs() if run.id == run_id)
+        run.status, run.details = "INACTIVE", {"state_name": "Hold", **details}
+        return run
+
+    def end(self, run_id: str) -> None:
+        """Cancel a run as its owner does elsewhere."""
+        run = next(run for run in self.runs() if run.id == run_id)
+        run.cancel.set()
+        assert run.thread is not None
+        run.thread.join(timeout=20)
 
     def publish(self, subject: str, content: dict[str, Any]) -> None:
         """Put a record into the index."""

@@ -228,13 +228,13 @@ def failure_states() -> States:
         ),
         "PublishFailure": _publish_failure("PublishFailure", "ShortenFailure"),
         "ShortenFailure": {
-            # Many tasks that fail at once say more than one field of an index holds.
+            # Many tasks that fail at once may say more than one field of an index holds.
             "Comment": "Leaves out of the record what the index may have refused it for.",
             "Type": "ExpressionEval",
             "Parameters": {
                 "stage.$": "$.FailedStage.name",
                 "error.$": "$.Failure.content.failure.error",
-                "cause": "Too long for the index; the run's log has it.",
+                "cause": "The index refused the record of this failure with its cause; the run's log has it.",
             },
             "ResultPath": "$.Failure.content.failure",
             "Next": "PublishShortFailure",

@@ -100,7 +100,9 @@ class _Scan:
     unseen: bool = False
     ended_s: float | None = None
     end_is_sure: bool = True
+    may_be_two: bool = False
     abort: str | None = None
+    abort_s: float = float("-inf")
     abort_in_gap: bool = False
     statuses: list[str] = field(default_factory=list)
     saved: str | None = None
@@ -218,7 +220,7 @@ class ScanMonitor:
             return
         if not is_new:
             if self._running is not None:
-                self._running.abort = _ABORTED
+                self._running.abort, self._running.abort_s = _ABORTED, event.time_s
             return
         # after a gap the end of the scan may be heard of before its abort
         for scan in [self._running] if self._running else [scan for scan in self._ended if scan.gap]:
@@ -296,7 +298,7 @@ class ScanMonitor:
             if self._open is not None:
                 self._open.gap = True
         elif name in (START, ABORT) and self._running is not None:
-            self._running.gap = True
+            self._running.gap = self._running.may_be_two = True
 
     # --- recordings ---------------------------------------------------------------------------------------------------
 
@@ -351,19 +353,30 @@ class ScanMonitor:
             now = None  # it was seen from its beginning to its end
         if now is not None and (now.is_closed or self._may_be_of(now, scan)):
             recordings = [*(recording for recording in recordings if recording.name != now.name), now]
-        # what was recorded under the same name later replaced the earlier
-        recordings = list({recording.name: recording for recording in recordings}.values())
         if not recordings and not scan.gap:
             self._say_nothing_recorded(scan)
-        if scan.abort_in_gap and len(recordings) == 1 and not scan.plugin_gap:
-            scan.abort = _ABORTED
-        for recording in recordings:
+        aborted = self._aborted_recording(scan, recordings, now)
+        # what was recorded under the same name later replaced the earlier
+        for recording in {recording.name: recording for recording in recordings}.values():
             if recording.gap and recording is not now:
                 self._say("candidate", recording.name, _LOST, scan.metadata)  # its end was not seen
             else:
-                # a scan with a gap may be two: an abort that was seen is that of the last
-                abort = scan.abort if not scan.gap or recording is recordings[-1] else None
-                self._judge_recording(scan, recording, abort)
+                self._judge_recording(scan, recording, _ABORTED if recording is aborted else None)
+
+    def _aborted_recording(
+        self, scan: _Scan, recordings: list[_Recording], now: _Recording | None
+    ) -> _Recording | None:
+        """The recording that an abort ended: where two scans may be taken for one, not that of the second."""
+        if not recordings:
+            return None
+        if scan.abort_in_gap:
+            return recordings[0] if len(recordings) == 1 and not scan.plugin_gap else None
+        if scan.abort is None:
+            return None
+        if not scan.may_be_two:
+            return recordings[-1]
+        before = [one for one in recordings if one is not now and one.began_s <= scan.abort_s]
+        return before[-1] if before else None
 
     def _may_be_of(self, recording: _Recording, scan: _Scan) -> bool:
         """Whether what is being recorded was begun by a scan that has ended, and not by another one after it."""

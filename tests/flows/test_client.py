@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 
 from tomopipe.flows.found_runs import find_run
+from tomopipe.flows.local.actions import explain, reason
 from tomopipe.flows.local.run import run_store
 from tomopipe.flows.local.run_store import RunRecord
 from tomopipe.flows.manifest import read_manifest
 from tomopipe.flows.service_commands import parse_since
 from tomopipe.flows.service_run import (
     LABEL_MAX,
+    needed_authorization,
+    needed_session,
     own_tags,
     read_events,
     read_run,
     read_states,
     request_digest,
-    required_scopes,
     run_tags,
     shortened,
 )
@@ -73,8 +75,17 @@ def test_the_digest_of_a_request_is_of_what_was_asked_for() -> None:
     newer = {"version": "0.2.0", "functions_digest": "sha256:" + "1" * 64, "inspect_function_id": str(uuid.uuid4())}
     assert request_digest({"input": {**BODY["input"], **newer}}) == digest
     assert request_digest({"input": dict(reversed(BODY["input"].items()))}) == digest
-    other = {"parameters": {"reconstruction": {"center": 80.5}}}
-    assert request_digest({"input": {**BODY["input"], **other}}) != digest
+    with_what = {
+        "compute_endpoint": RUN, "user_endpoint_config": {"queue": "x"}, "search_index": RUN, "results_url": "https://x",
+        "execution": {"slab": 8},
+    }  # fmt: skip
+    assert request_digest({"input": {**BODY["input"], **with_what}}) == digest
+    for asked in (
+        {"parameters": {"reconstruction": {"center": 80.5}}},
+        {"visible_to": ["public"]},
+        {"skip": ["denoise"]},
+    ):
+        assert request_digest({"input": {**BODY["input"], **asked}}) != digest
 
 
 def test_tags_are_what_a_run_is_found_by() -> None:
@@ -140,10 +151,78 @@ def test_an_inactive_run_names_the_consent_that_it_lacks() -> None:
     }  # fmt: skip
     document = run_document("INACTIVE", details)
     run = read_run(document, "here")
-    assert required_scopes(document) == [scope]
+    needed = needed_authorization(document)
+    assert needed is not None and needed.required_scopes == [scope] and needed_session(needed) == ""
     assert run.consent is not None and "TransferScan" in run.consent and scope in run.consent
     assert not run.ended
-    assert required_scopes(run_document("INACTIVE", {"code": "Other"})) == []
+    assert needed_authorization(run_document("INACTIVE", {"code": "Other"})) is None and needed_session(None) == ""
+
+
+SESSION = {
+    "session_message": "Log in with your laboratory's account", "session_required_single_domain": ["lab.example"],
+    "session_required_identities": [RUN], "session_required_policies": [FLOW], "session_required_mfa": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", ["run", "details", "action"])
+def test_an_inactive_run_names_the_session_that_it_lacks(depth: str) -> None:
+    asked = {"code": "AuthorizationRequired", "authorization_parameters": SESSION}
+    around: dict[str, dict[str, Any]] = {
+        "run": asked,
+        "details": {"code": "ActionInactive", "details": asked},
+        "action": {"code": "ActionInactive", "action_statuses": [{"details": {}}, {"details": asked}]},
+    }
+    document = run_document("INACTIVE", around[depth])
+    needed = needed_authorization(document)
+    assert needed is not None and needed.session_required_mfa and not needed.required_scopes
+    for word in ("lab.example", RUN, FLOW, "second factor"):
+        assert word in needed_session(needed)
+    consent = read_run(document, "here").consent or ""
+    assert consent.startswith("Log in with your laboratory's account") and "an identity of lab.example" in consent
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/x/worker.py", line 3, in work
+    raise StageError(message)
+tomopipe.functions.errors.StageError: rows 8-16: nothing is finite
+Projections that are not:
+- 3
+- 4
+"""
+
+
+@pytest.mark.parametrize(
+    ("exception", "line"),
+    [
+        (TRACEBACK, "tomopipe.functions.errors.StageError: rows 8-16: nothing is finite"),
+        (
+            f"{TRACEBACK}\nDuring handling of the above exception, another exception occurred:\n\n"
+            + TRACEBACK.replace("nothing is finite", "second"),
+            "tomopipe.functions.errors.StageError: rows 8-16: second",
+        ),
+        ("Traceback (most recent call last):\n  File x\nKeyboardInterrupt\n", "KeyboardInterrupt"),
+        ("Traceback (most recent call last):\n  File x\nmodule.Odd: said\n    more\n", "module.Odd: said"),
+        ("Task 3 was lost\nwith its node\n", "Task 3 was lost"),
+        (" \n", "no reason given"),
+    ],
+)
+def test_the_reason_of_an_exception_is_the_line_of_the_error(exception: str, line: str) -> None:
+    assert reason(exception) == line
+
+
+def test_an_action_that_failed_says_why_in_a_few_words() -> None:
+    tasks = [
+        {"output": {}},
+        *({"exception": text} for text in (TRACEBACK, TRACEBACK, "the manager on n12.site.org died")),
+    ]
+    cause = {"state_name": "Reconstruct", "details": {"results": tasks}}
+    assert explain("ActionFailedException", cause) == (
+        "Reconstruct failed: StageError: rows 8-16: nothing is finite; the manager on n12.site.org died"
+    )
+    many = {"details": {"results": [{"exception": f"m.OddError: {number}"} for number in range(5)]}}
+    assert explain("E", json.dumps(many)) == "E failed: OddError: 0; OddError: 1; OddError: 2; and 2 more"
+    nothing = {"state_name": "S", "details": {"results": None, "message": "refused"}}
+    assert explain("E", nothing) == "S failed: refused"
 
 
 def test_states_are_those_of_the_log() -> None:
@@ -305,6 +384,22 @@ def test_the_local_record_is_found_by_scan_and_beginning(tmp_path: Path) -> None
     assert [one.run_id for one in store.list_runs(deployment="here")] == [second, first]
     assert {one.run_id for one in store.of_request(FLOW, "r1")} == {first, third}
     assert store.of_request(RUN, "r1") == []
+    latest = store.latest_of_scan(FLOW, "tooth")
+    assert latest is not None and latest.run_id == second
+    assert store.latest_of_scan(RUN, "tooth") is None and store.latest_of_scan(FLOW, "aabb") is None
+
+
+def test_a_run_that_is_gone_is_noted_unless_its_end_is_known(tmp_path: Path) -> None:
+    store = SubmissionStore(tmp_path / "s.sqlite")
+    first, second = "aaaa" + RUN[4:], "bbbb" + RUN[4:]
+    store.record(submission(first))
+    store.record(submission(second, status="SUCCEEDED"))
+    for run_id in (first, second):
+        store.note_gone(run_id)
+    assert {one.run_id: one.status for one in store.list_runs()} == {first: "GONE", second: "SUCCEEDED"}
+    assert store.of_request(FLOW, "r1") == []
+    store.record(submission(first))
+    assert [one.run_id for one in store.of_request(FLOW, "r1")] == [first], "it was hidden only"
 
 
 def test_a_beginning_that_two_places_know_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,6 +270,18 @@ def test_a_wrong_file_makes_nothing(facility: SmallFacility) -> None:
     assert facility.services.search.index_list()["index_list"] == []
 
 
+def test_as_many_people_and_keywords_as_a_file_may_name_reach_the_service(facility: SmallFacility) -> None:
+    people = [f"urn:globus:auth:identity:{uuid.uuid4()}" for _ in range(16)]
+    keywords = ["k" * 127] * 6 + ["k" * 125]
+    facility.rewrite(
+        people={"starters": people[:8], "viewers": people[8:], "monitors": people, "administrators": people},
+        flow={"keywords": [f"{number}{word}" for number, word in enumerate(keywords)]},
+    )
+    flow = facility.services.flows.get_flow(deploy(facility.deployment, facility.services).flow_id)
+    assert sorted(flow["flow_viewers"]) == sorted(people)
+    assert len(flow["keywords"]) == 9
+
+
 def test_the_subscription_is_given_on_create_and_on_update(facility: SmallFacility) -> None:
     first, second = str(uuid.uuid4()), str(uuid.uuid4())
     facility.web.flows.subscriptions |= {first, second}
@@ -345,6 +357,126 @@ def test_another_machine_finds_flow_index_and_functions(facility: SmallFacility)
     assert find_flow_id(facility.deployment) == first.flow_id
 
 
+def become_another(facility: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URN of somebody else, who from now on asks, on another machine."""
+    facility.client_id, facility.secret = facility.web.add_service_account()
+    facility.set_environment(monkeypatch)
+    facility.forget()
+    return f"urn:globus:auth:identity:{facility.client_id}"
+
+
+def owner_of(facility: SmallFacility) -> str:
+    return facility.services.whoami().urn
+
+
+def test_an_administrator_deploys_to_the_same_flow_and_index(
+    facility: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, starter = owner_of(facility), f"urn:globus:auth:identity:{uuid.uuid4()}"
+    first = deploy(facility.deployment, facility.services)
+    named = become_another(facility, monkeypatch)
+    with facility.log_in() as another, pytest.raises(ParameterError, match="no flow is known"):
+        find_flow_id(facility.deployment, another)
+    facility.rewrite(people={"administrators": [named]})
+    deploy(facility.deployment, facility.services)
+    facility.forget()
+    facility.rewrite(people={"administrators": [named], "starters": [starter]}, flow={"title": "Another title"})
+    with facility.log_in() as another:
+        # Nobody starts the runs of a flow of somebody else only because that one named them as administrator.
+        with pytest.raises(ParameterError, match="no flow is known"):
+            find_flow_id(facility.deployment, another)
+        report = deploy(facility.deployment, another)
+        assert find_flow_id(facility.deployment, another) == first.flow_id
+        assert not deploy(facility.deployment, another).changed
+    assert (report.flow_id, report.index_id) == (first.flow_id, first.index_id)
+    assert actions(report)[-1] == ("flow", "updated")
+    assert f"{first.flow_id} of {owner}: title" in report.changes[-1].detail
+    flow = facility.services.flows.get_flow(report.flow_id)
+    assert (flow["title"], flow["flow_owner"]) == ("Another title", owner)
+    held = {
+        (r["principal"], r["role_name"]) for r in facility.services.search.get_role_list(report.index_id)["role_list"]
+    }
+    assert held == {(owner, "owner"), (named, "admin"), (starter, "writer")}
+
+
+def test_a_writer_who_becomes_administrator_may_open_the_index(facility: SmallFacility) -> None:
+    person = f"urn:globus:auth:identity:{uuid.uuid4()}"
+    facility.rewrite(people={"starters": [person]})
+    deploy(facility.deployment, facility.services)
+    facility.rewrite(people={"starters": [person], "administrators": [person]})
+    added = [c.detail for c in deploy(facility.deployment, facility.services).changes if c.action == "added"]
+    assert added == [f"{person} as admin"]
+    assert not deploy(facility.deployment, facility.services).changed
+
+
+def warnings(report: Any) -> list[str]:
+    return [change.detail for change in report.changes if change.action == "warning"]
+
+
+def test_who_may_start_but_not_publish_is_warned_of(facility: SmallFacility) -> None:
+    facility.rewrite(people={"starters": ["all_authenticated_users", GROUP_URN]})
+    tried = deploy(facility.deployment, facility.services, dry_run=True)
+    assert len(warnings(tried)) == 1
+    first = deploy(facility.deployment, facility.services)
+    [said] = warnings(first)
+    assert "everybody may start" in said
+    assert "people.starters" in said
+    again = deploy(facility.deployment, facility.services)
+    assert warnings(again) == [said]
+    assert not again.changed
+    facility.rewrite(people={"starters": [GROUP_URN]})
+    assert warnings(deploy(facility.deployment, facility.services)) == []
+
+
+def test_an_index_of_the_file_that_starters_may_not_write_to_is_warned_of(
+    facility: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = facility.services.search.create_index("named", "by hand")["id"]
+    facility.rewrite(search={"index": named}, people={"starters": [GROUP_URN]})
+    [said] = warnings(deploy(facility.deployment, facility.services))
+    assert said.startswith(f"{GROUP_URN} may start the flow")
+    assert named in said
+    facility.services.search.create_role(named, {"role_name": "writer", "principal": GROUP_URN})
+    assert warnings(deploy(facility.deployment, facility.services)) == []
+    # Somebody who may not even see who may write.
+    facility.web.flows.free_tier = False
+    become_another(facility, monkeypatch)
+    with facility.log_in() as another:
+        [said] = warnings(deploy(facility.deployment, another))
+    assert "which cannot be seen" in said
+
+
+def test_two_files_of_one_name_do_not_take_each_others_flow(facility: SmallFacility, tmp_path: Path) -> None:
+    first = deploy(facility.deployment, facility.services)
+    here = Path(facility.deployment.file)
+    there = tmp_path / "elsewhere" / here.name
+    there.parent.mkdir()
+    there.write_text(here.read_text())
+    twin = load_deployment(there)
+    writes, note = facility.writes(), (facility.home / "deployed" / "small.json").read_text()
+    for attempt in (
+        lambda: deploy(twin, facility.services),
+        lambda: deploy(twin, facility.services, dry_run=True),
+        lambda: find_flow_id(twin),
+    ):
+        with pytest.raises(ParameterError, match=r"elsewhere/small\.yaml: another file.*flow\.id") as refusal:
+            attempt()
+        assert str(here) in str(refusal.value)
+    assert facility.writes() == writes
+    # Where it names the flow it is the same one on purpose, and the first file's note stays the first's.
+    there.write_text(here.read_text() + f"flow: {{id: {first.flow_id}}}\n")
+    twin = load_deployment(there)
+    assert find_flow_id(twin) == first.flow_id
+    assert deploy(twin, facility.services).flow_id == first.flow_id
+    assert (facility.home / "deployed" / "small.json").read_text() == note
+    # A file that was moved takes its flow along.
+    there.write_text(here.read_text())
+    here.unlink()
+    twin = load_deployment(there)
+    assert deploy(twin, facility.services).flow_id == first.flow_id
+    assert json.loads((facility.home / "deployed" / "small.json").read_text())["file"] == str(there)
+
+
 def test_two_flows_of_one_name_are_an_error_that_names_them(facility: SmallFacility) -> None:
     first = deploy(facility.deployment, facility.services)
     facility.web.flows.free_tier = False
@@ -387,6 +519,39 @@ def test_a_flow_that_is_gone_is_made_again(facility: SmallFacility) -> None:
     assert actions(again) == [("search index", "kept"), ("functions", "kept"), ("flow", "created")]
     assert again.flow_id != first.flow_id
     assert find_flow_id(facility.deployment) == again.flow_id
+
+
+@pytest.mark.parametrize("forget", [False, True], ids=["noted", "another machine"])
+def test_the_record_of_types_that_a_crash_left_goes_away(
+    facility: SmallFacility, monkeypatch: pytest.MonkeyPatch, forget: bool
+) -> None:
+    def crashing(self: Any, index_id: str, subject: str, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    ingested: list[str] = []
+    ingest = globus_sdk.SearchClient.ingest
+
+    def ingesting(self: Any, index_id: str, data: Any) -> Any:
+        # From here on nothing is deleted any more.
+        monkeypatch.setattr(globus_sdk.SearchClient, "delete_subject", crashing)
+        ingested.append(index_id)
+        return ingest(self, index_id, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(globus_sdk.SearchClient, "delete_subject", globus_sdk.SearchClient.delete_subject)
+        patch.setattr(globus_sdk.SearchClient, "ingest", ingesting)
+        with pytest.raises(KeyboardInterrupt):
+            deploy(facility.deployment, facility.services)
+    monkeypatch.undo()
+    facility.set_environment(monkeypatch)
+    search = facility.services.search
+    assert search.get_index(ingested[0])["num_subjects"] == 1
+    if forget:
+        facility.forget()
+    report = deploy(facility.deployment, facility.services)
+    assert report.index_id == ingested[0]
+    assert search.get_index(report.index_id)["num_subjects"] == 0
+    assert ("types of the search index", "fixed") in actions(report)
 
 
 @pytest.mark.parametrize(
@@ -446,7 +611,7 @@ def test_the_note_is_private_and_says_what_is_deployed(facility: SmallFacility) 
     folder = facility.home / "deployed"
     note = json.loads((folder / f"{facility.deployment.name}.json").read_text())
     assert (note["flow_id"], note["index_id"]) == (report.flow_id, report.index_id)
-    assert set(note) == {"flow_id", "index_id", "version", "deployed_at", "typed_index"}
+    assert set(note) == {"file", "flow_id", "index_id", "version", "deployed_at", "typed_index"}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     written = [path.read_text() for path in folder.iterdir() if path.is_file()]
     assert not any(token in text for token in facility.tokens() for text in written)

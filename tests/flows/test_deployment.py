@@ -29,6 +29,8 @@ GROUP = f"urn:globus:groups:id:{C}"
 EAGLE = "05d2c76a-e867-4f67-aa57-76edeb0beda0"
 SHIPPED = ("aurora", "loopback", "polaris", "polaris-own")
 
+URNS = [f"urn:globus:auth:identity:{number:08d}-0000-4000-8000-000000000000" for number in range(17)]
+
 FILLED: dict[str, Any] = {
     "format": FORMAT,
     "title": "The beamline",
@@ -96,6 +98,21 @@ def test_mapped_collections_are_named_once(tmp_path: Path) -> None:
     assert load_deployment(write(tmp_path / "a.yaml", values)).mapped_collections == (A,)
     values = changed(source__mapped=True, processing__mapped=True)
     assert load_deployment(write(tmp_path / "a.yaml", values)).mapped_collections == (A, B)
+
+
+def test_who_starts_a_flow_sees_it(tmp_path: Path) -> None:
+    people = {"viewers": URNS[:8], "starters": [*URNS[7:15], "all_authenticated_users"]}
+    found = load_deployment(write(tmp_path / "a.yaml", changed(people=people))).people
+    assert found.flow_viewers == [*URNS[:15], "public"]
+
+
+@pytest.mark.parametrize("key", ["monitors", "managers", "starters", "administrators", "viewers"])
+def test_each_list_of_people_takes_as_many_as_the_service(key: str, tmp_path: Path) -> None:
+    most = load_deployment(write(tmp_path / "a.yaml", changed(people={key: URNS[:16]}))).people
+    assert getattr(most, key) == URNS[:16]
+    assert f"people.{key}=" in refusal(write(tmp_path / "a.yaml", changed(people={key: URNS})))
+    section = deployment_schema()["$defs"]["People"]["properties"][key]
+    assert section["maxItems"] == 16
 
 
 def test_results_have_an_address_that_a_browser_takes(tmp_path: Path) -> None:
@@ -274,6 +291,10 @@ def test_an_almost_empty_file_gets_all_its_holes_in_one_message(tmp_path: Path) 
         (changed(visible_to=[]), r"visible_to=\[\]: list should have at least 1 item"),
         (changed(people__managers=["public"]), r"people\.managers=\['public'\]: 'public' is not possible here; take URNs"),
         (changed(people__starters=["public"]), r"people\.starters=.*or 'all_authenticated_users'"),
+        (changed(people__monitors=URNS), r"people\.monitors=.*: are 17, and the service takes 16; put them into a group"),
+        (changed(people__starters=URNS[:9], people__viewers=URNS[9:]), r"people\.viewers=.*: are 17 with people\.starters"),
+        (changed(people__starters=["all_authenticated_users"], people__viewers=URNS[1:]), r"people\.viewers=.*: are 17 "),
+        (changed(flow__keywords=["k" * 100] * 9), r"flow\.keywords=.*: have 909 characters in all.*894 is the most"),
         (changed(compute__wait_hours=0), r"compute\.wait_hours=0: input should be greater than 0"),
         (changed(compute__wait_hours=float("inf")), r"compute\.wait_hours=inf"),
         (changed(compute__user_endpoint_config={"nodes": float("nan")}), r"config\.nodes=nan: input should be a finite"),

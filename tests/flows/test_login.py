@@ -26,6 +26,7 @@ from facility.services.http import consented
 from facility.services.web import WebServices
 from gladier.managers import ComputeManager, FlowsManager
 from globus_sdk.scopes import GCSCollectionScopes, SpecificFlowScopes, TransferScopes
+from globus_sdk.token_storage import SQLiteTokenStorage
 
 from tomopipe.flows.deployment import Deployment, load_deployment
 from tomopipe.flows.login import (
@@ -473,9 +474,7 @@ def test_a_mapped_collection_takes_a_consent_of_its_own(
     client_id = str(opened().app.client_id)
     assert not consented(auth.consents(person.id, client_id), TRANSFER, DATA_ACCESS)
     mapped = deployment(tmp_path)
-    with pytest.raises(
-        LoginNeeded, match=r"lacks a consent that is needed now; run `tomopipe login .*mine\.yaml`"
-    ):
+    with pytest.raises(LoginNeeded, match=r"lacks a consent that is needed now; run `tomopipe login .*mine\.yaml`"):
         opened(mapped).transfer.get_task(FLOW)
     with pytest.raises(LoginNeeded, match="lacks a consent"):
         opened(mapped).specific_flow(FLOW).run_flow({})
@@ -612,6 +611,25 @@ def test_logout_revokes_and_forgets(
     with pytest.raises(LoginNeeded, match="no login"):
         opened().whoami()
     logout(opened())
+
+
+def test_what_is_deleted_from_the_store_is_overwritten_whatever_sqlite_was_built_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Debian's SQLite does so by itself, others do not."""
+    connect = SQLiteTokenStorage._init_and_connect
+
+    def elsewhere(self: Any, connect_params: Any) -> Any:
+        connection = connect(self, connect_params)
+        connection.execute("PRAGMA secure_delete = OFF")
+        return connection
+
+    monkeypatch.setattr(SQLiteTokenStorage, "_init_and_connect", elsewhere)
+    monkeypatch.setenv("TOMOPIPE_HOME", str(tmp_path / "home"))
+    with make_services() as services:
+        store = services.app.token_storage.token_storage
+        assert isinstance(store, SQLiteTokenStorage)
+        assert store._connection.execute("PRAGMA secure_delete").fetchone() == (1,)
 
 
 def test_logout_forgets_even_where_auth_cannot_be_asked(

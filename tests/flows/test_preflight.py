@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import globus_sdk
 import pytest
 from small_facility import SmallFacility
 
@@ -75,7 +77,23 @@ def test_results_are_copied_to_the_share(facility: SmallFacility) -> None:
     checks = check_all(facility)
     assert failed(checks) == set()
     assert checks["transfer out"].ok
+    assert "arrived at /tomography" in checks["transfer out"].said
     assert left_in(facility) == []
+
+
+def test_without_a_share_the_transfer_out_is_said_to_be_passed_over(deployed: SmallFacility) -> None:
+    check = check_all(deployed)["transfer out"]
+    assert check.ok
+    assert check.said.startswith("passed over: the deployment has no share")
+
+
+def test_what_a_transfer_leaves_goes_away_where_no_worker_has_noted_it(deployed: SmallFacility) -> None:
+    deployed.compute.offline.add(deployed.endpoint)
+    (deployed.roots["source"] / "tomography" / "README.txt").write_text("x")
+    checks = check_all(deployed)
+    assert "arrived" in checks["transfer in"].said
+    assert checks["clean-up"].said == "1 deleted"
+    assert left_in(deployed) == []
 
 
 def test_a_file_of_the_source_is_sent_where_there_is_a_small_one(deployed: SmallFacility) -> None:
@@ -146,6 +164,152 @@ def test_the_queue_is_long(deployed: SmallFacility) -> None:
     checks = check_all(deployed)
     assert "still queued after 1 s" in checks["worker"].said
     assert "queue" in str(checks["worker"].remedy)
+
+
+def held_back(facility: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Tasks that wait in the queue; calling one runs it."""
+    waiting: list[Any] = []
+    run = facility.compute._run
+
+    def queued(function_id: str, packed: str) -> str:
+        function = facility.compute.functions[function_id]
+        task_id = str(uuid.uuid4())
+        facility.compute.tasks[task_id] = {"task_id": task_id, "status": "waiting-for-nodes"}
+
+        def later() -> None:
+            # As at the service, what was sent runs although its function is deleted by then.
+            facility.compute.functions[function_id] = function
+            run(function_id, packed)
+            del facility.compute.functions[function_id]
+
+        waiting.append(later)
+        return task_id
+
+    monkeypatch.setattr(facility.compute, "_run", queued)
+    return waiting
+
+
+def test_what_a_queued_function_may_yet_write_is_said(deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = held_back(deployed, monkeypatch)
+    checks = check_all(deployed)
+    assert left_in(deployed) == []
+    waiting[0]()
+    [written] = {path for path in left_in(deployed) if path.is_dir()}
+    assert failed(checks) == {"worker", "clean-up", "transfer in"}
+    assert f"{written} may yet be written" in checks["clean-up"].said
+    assert str(written) in str(checks["clean-up"].remedy)
+    assert str(written) in str(checks["worker"].remedy)
+
+
+def test_a_function_that_runs_too_late_is_cleaned_up_after(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = held_back(deployed, monkeypatch)
+
+    def checked(check: Check) -> None:
+        if check.name == "worker":
+            waiting[0]()
+            assert left_in(deployed) != []
+
+    preflight(deployed.deployment, deployed.services, checked, **FAST)
+    assert left_in(deployed) == []
+
+
+def stopped(facility: SmallFacility) -> dict[str, Check]:
+    """What is said until Ctrl-C goes through."""
+    seen: list[Check] = []
+    with pytest.raises(KeyboardInterrupt):
+        preflight(facility.deployment, facility.services, seen.append, **FAST)
+    return {check.name: check for check in seen}
+
+
+def test_ctrl_c_while_a_function_is_queued_says_what_it_may_write(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = set(deployed.compute.functions)
+    held_back(deployed, monkeypatch)
+
+    def interrupted(done: Any, wait_s: float) -> None:
+        monkeypatch.undo()
+        deployed.set_environment(monkeypatch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "wait_for", interrupted)
+    checks = stopped(deployed)
+    assert list(checks)[-1] == "clean-up"
+    assert "may yet be written by the function" in checks["clean-up"].said
+    assert set(deployed.compute.functions) == functions
+
+
+def test_ctrl_c_during_a_transfer_ends_it_and_cleans_up(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (deployed.roots["source"] / "tomography" / "README.txt").write_text("x")
+    submit, cancel = globus_sdk.TransferClient.submit_transfer, globus_sdk.TransferClient.cancel_task
+    begun: list[str] = []
+    cancelled: list[str] = []
+
+    def submitting(self: Any, data: Any) -> Any:
+        answer = submit(self, data)
+        begun.append(answer["task_id"])
+        return answer
+
+    def waiting(done: Any, wait_s: float) -> Any:
+        if begun and not cancelled:
+            # It has arrived, and somebody stops the checks before that was seen.
+            deadline = time.monotonic() + 10
+            while done() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+        return wait(done, wait_s)
+
+    def cancelling(self: Any, task_id: str) -> Any:
+        cancelled.append(task_id)
+        return cancel(self, task_id)
+
+    wait = module.wait_for
+    monkeypatch.setattr(globus_sdk.TransferClient, "submit_transfer", submitting)
+    monkeypatch.setattr(globus_sdk.TransferClient, "cancel_task", cancelling)
+    monkeypatch.setattr(module, "wait_for", waiting)
+    checks = stopped(deployed)
+    assert cancelled == begun
+    assert checks["clean-up"].ok
+    assert left_in(deployed) == []
+
+
+def test_ctrl_c_before_anything_was_put_anywhere_just_ends(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module._Preflight, "flow", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert list(stopped(deployed)) == ["login"]
+
+
+def test_ctrl_c_while_the_index_is_written_to_leaves_no_entry(
+    deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "finish_index_task", interrupted)
+    stopped(deployed)
+    index = deployed.services.search
+    index_id = index.index_list()["index_list"][0]["id"]
+    tasks = index.get_task_list(index_id)["tasks"]
+    assert [task["task_type"] for task in tasks[:2]] == ["DELETE_ENTRY", "INGEST"]
+
+
+def test_an_index_that_refuses_an_entry_is_said(deployed: SmallFacility, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any, task_id: str) -> Any:
+        answer = get_task(self, task_id)
+        answer._parsed_json |= {"state": "FAILED", "message": "the index is full"}
+        return answer
+
+    get_task = globus_sdk.SearchClient.get_task
+    monkeypatch.setattr(globus_sdk.SearchClient, "get_task", refused)
+    checks = check_all(deployed)
+    assert failed(checks) == {"search index"}
+    assert checks["search index"].said.endswith("did not take an entry: the index is full")
+    assert "globus search index show" in str(checks["search index"].remedy)
 
 
 @pytest.mark.parametrize(
@@ -306,3 +470,56 @@ def test_the_probe_never_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert report["folder"] == "written"
     assert (tmp_path / "p" / "probe.txt").exists()
     assert module._devices(report["devices"]) == "2 x NVIDIA A100 (driver 550.1)"
+    assert module._devices([]) == "no GPU found"
+
+
+def program(file: Path, *lines: str) -> Path:
+    file.write_text("\n".join(["#!/bin/sh", *(f"echo '{line}'" for line in lines), ""]))
+    file.chmod(0o755)
+    return file
+
+
+def test_intel_gpus_are_found_by_pytorch_or_by_oneapi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of sycl-ls's lines; nothing is asked where no such GPU can be."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "missing"))
+    is_dir = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/dev/dri" or is_dir(path))
+    gpu = "Intel(R) Data Center GPU Max 1550"
+    program(
+        tmp_path / "sycl-ls",
+        f"[level_zero:gpu][level_zero:0] Intel(R) oneAPI Unified Runtime over Level-Zero, {gpu} 12.60.7 [1.3.30872]",
+        f"[ext_oneapi_level_zero:gpu:1] Intel(R) Level-Zero, {gpu} 1.3 [1.3.30872]",
+        "[opencl:cpu][opencl:0] Intel(R) OpenCL, Intel(R) Xeon(R) CPU Max 9470C [2024.18]",
+        f"[opencl:gpu][opencl:1] Intel(R) OpenCL Graphics, {gpu} OpenCL 3.0 NEO [24.39]",
+    )
+    report: Any = probe_worker(str(tmp_path / "none"), "p")
+    assert report["devices"] == [f"{gpu}, 1.3.30872"] * 2
+    monkeypatch.setattr("sys.executable", str(program(tmp_path / "python", f"{gpu}, 1.6.3")))
+    assert probe_worker(str(tmp_path / "none"), "p")["devices"] == [f"{gpu}, 1.6.3"]
+    monkeypatch.setattr(Path, "is_dir", lambda path: str(path) != "/dev/dri" and is_dir(path))
+    assert probe_worker(str(tmp_path / "none"), "p")["devices"] == []
+
+
+def test_what_pytorch_is_asked_is_python_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    is_dir = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/dev/dri" or is_dir(path))
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    (tmp_path / "torch" / "xpu.py").write_text(
+        "from types import SimpleNamespace\n"
+        "def device_count(): return 2\n"
+        "def get_device_properties(i): return SimpleNamespace(name=f'GPU {i}', driver_version='1.6')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert probe_worker(str(tmp_path / "none"), "p")["devices"] == ["GPU 0, 1.6", "GPU 1, 1.6"]
+
+
+def test_a_folder_half_made_by_the_probe_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "No space left" in str(probe_worker(str(tmp_path), "p")["folder"])
+    assert list(tmp_path.iterdir()) == []

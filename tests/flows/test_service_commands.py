@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
 import psutil
 import pytest
@@ -25,7 +28,7 @@ from facility.services.web import WebServices
 from facility_bed import FacilityBed, make_bed
 from runs import Pipeline
 
-from tomopipe.flows import batch, client
+from tomopipe.flows import batch, client, service_commands
 from tomopipe.flows.cli import main
 from tomopipe.flows.client import Client
 from tomopipe.flows.deployment import load_deployment
@@ -56,6 +59,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_POLL_FIRST_S", 0.05)
         monkeypatch.setattr(module, "_POLL_MAX_S", 0.2)
     monkeypatch.setattr(client, "_SUBMIT_PAUSES_S", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(client, "_LIST_LAG_S", 0.2)
+    monkeypatch.setattr(client, "_LIST_POLL_S", 0.05)
 
 
 @pytest.fixture
@@ -99,6 +104,9 @@ def tomopipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return Command(int(left.value.code or 0), printed.out, printed.err)
 
     return run
+
+
+GROUPS = [f"urn:globus:groups:id:{uuid.UUID(int=number, version=4)}" for number in range(17)]
 
 
 def request_fields(run: Any) -> dict[str, Any]:
@@ -159,7 +167,12 @@ def test_a_scan_may_lie_on_any_collection(bed: FacilityBed, here: Client) -> Non
         ("tooth.h5", {"start_from": "denoise", "skip": ["denoise"]}, "start_from"),
         ("tooth.h5", {"label": "x" * 65}, "--label"),
         ("tooth.h5", {"tags": ["x" * 65]}, "--tag"),
-        ("tooth.h5", {"monitors": ["somebody"]}, "--monitor"),
+        ("tooth.h5", {"tags": [f"tag {number}" for number in range(14)]}, "--tag: the run would have 17 tags"),
+        ("tooth.h5", {"monitors": ["somebody"]}, "--monitor 'somebody'"),
+        ("tooth.h5", {"monitors": ["public"]}, "--monitor 'public'"),
+        ("tooth.h5", {"managers": [f"urn:globus:groups:id:{'-' * 36}"]}, "--manager"),
+        ("tooth.h5", {"monitors": GROUPS[:16]}, "--monitor: the run would have 17 monitors"),
+        ("tooth.h5", {"managers": GROUPS}, "--manager: the run would have 17 managers"),
     ],
 )
 def test_what_is_impossible_is_refused_before_it_is_sent(
@@ -225,6 +238,56 @@ def test_a_lost_answer_makes_no_second_run(bed: FacilityBed, here: Client) -> No
     assert [sent.id for sent in bed.runs()] == [run.run_id]
 
 
+def test_a_lost_answer_and_a_list_that_lags_make_no_second_run(
+    bed: FacilityBed, here: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = bed.scan("tooth.h5")
+    here.prepare(scan)
+    monkeypatch.setattr(client, "_LIST_LAG_S", 10.0)
+    with bed.lagging_list(1.0):
+        bed.web.lose_next_answer(prefix=f"/flows/{bed.flow_id}/run", method="POST")
+        run = here.submit(scan)
+    assert [sent.id for sent in bed.runs()] == [run.run_id]
+    # Also where the last answer of all is the one that is lost.
+    other = bed.scan("other.h5")
+    bed.web.fail_next(503, times=3, prefix=f"/flows/{bed.flow_id}/run", method="POST")
+    bed.web.lose_next_answer(prefix=f"/flows/{bed.flow_id}/run", method="POST")
+    run = here.submit(other)
+    assert [sent.id for sent in bed.runs()[1:]] == [run.run_id]
+
+
+def test_a_run_that_was_started_here_is_found_though_the_list_lags(bed: FacilityBed, here: Client) -> None:
+    scan = bed.scan("held.h5")
+    earlier = here.submit(scan, parameters={"reconstruction": {"center": 81.0}})
+    with bed.lagging_list():
+        first = here.submit(scan)
+        with bed.client() as other:
+            assert other.submit(scan).run_id == first.run_id
+            assert other.find("held") == first.run_id
+    submission_store().path.unlink()
+    with bed.lagging_list():
+        here.submit(scan, again=True)
+        submission_store().path.unlink()
+        assert here.find("held") == first.run_id != earlier.run_id
+
+
+def test_a_service_in_trouble_does_not_pass_an_old_run_off_as_the_new_one(bed: FacilityBed, here: Client) -> None:
+    scan = bed.scan("bad_1.h5")
+    old = here.wait(here.submit(scan).run_id)
+    bed.web.fail_next(503, prefix=f"/flows/{bed.flow_id}/run", method="POST")
+    new = here.submit(scan)
+    assert new.run_id != old.run_id and len(bed.runs()) == 2
+
+
+def test_requests_are_tried_again_after_a_submission_that_failed(bed: FacilityBed, here: Client) -> None:
+    flow = here.services.specific_flow(bed.flow_id)
+    before = flow.retry_config.max_retries
+    bed.web.fail_next(400, prefix=f"/flows/{bed.flow_id}/run", method="POST")
+    with pytest.raises(GlobusServiceError, match="400"):
+        here.submit(bed.scan("tooth.h5"))
+    assert flow.retry_config.max_retries == before > 0
+
+
 def test_a_service_in_trouble_is_asked_again(bed: FacilityBed, here: Client) -> None:
     bed.web.fail_next(503, times=2, prefix=f"/flows/{bed.flow_id}/run", method="POST")
     run = here.submit(bed.scan("tooth.h5"))
@@ -251,12 +314,14 @@ def test_wait_survives_a_service_that_is_away(bed: FacilityBed, here: Client) ->
 def test_wait_gives_up_after_its_time(bed: FacilityBed, here: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     run = here.submit(bed.scan("held.h5"))
     assert here.wait(run.run_id, timeout_s=0.3).status == "ACTIVE"
-    monkeypatch.setattr(client, "_WAIT_PATIENCE_S", 0.1)
     here.services.flows.retry_config.max_retries = 0
+    bed.web.fail_next(403, times=1, prefix=f"/runs/{run.run_id}")
+    with pytest.raises(GlobusServiceError, match="403"):
+        here.wait(run.run_id, timeout_s=1.0)
+    monkeypatch.setattr(client, "_WAIT_PATIENCE_S", 0.1)
     bed.web.fail_next(502, times=100, prefix=f"/runs/{run.run_id}")
     with pytest.raises(GlobusServiceError, match="502"):
         here.wait(run.run_id)
-    bed.web.fail_next(403, times=1, prefix=f"/runs/{run.run_id}")
 
 
 def test_a_run_that_fails_says_why(bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]) -> None:
@@ -307,6 +372,104 @@ def test_runs_of_this_machine_and_of_a_deployment(
     assert tomopipe("runs", "--status", "odd").code == 2
 
 
+@contextlib.contextmanager
+def another_machine() -> Iterator[None]:
+    """What is submitted meanwhile this machine does not hear of."""
+    path = submission_store().path
+    kept = path.read_bytes()
+    yield
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    path.write_bytes(kept)
+
+
+def test_a_scan_at_a_deployment_is_its_latest_run(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    first = here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    with another_machine():
+        second = here.submit(bed.scan("tooth.h5"), parameters={"reconstruction": {"center": 82.5}})
+    shown = json.loads(tomopipe("status", "tooth", "-d", bed.file, "--json").out)
+    assert shown["run_id"] == second.run_id
+    shown = json.loads(tomopipe("status", first.run_id[:8], "-d", bed.file, "--json").out)
+    assert shown["run_id"] == first.run_id
+
+
+def test_reprocess_of_a_scan_takes_the_latest_run_of_any_machine(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    first = here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    with another_machine():
+        here.submit(bed.scan("tooth.h5"), parameters={"reconstruction": {"center": 82.5}})
+    for name, center in (("tooth", 82.5), (first.run_id[:8], None)):
+        assert tomopipe("reprocess", name, "--set", "segmentation.phases=3").code == 0
+        parameters = bed.runs()[-1].input["input"]["parameters"]
+        assert parameters["reconstruction"].get("center") == center and parameters["segmentation"] == {"phases": 3}
+
+
+def test_a_run_that_is_gone_hides_no_other(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = here.submit(bed.scan("held_1.h5")), here.submit(bed.scan("held_2.h5"))
+    for run in (older, newer):
+        bed.end(run.run_id)
+    release(bed, newer.run_id)
+    first = tomopipe("runs", "--json")
+    expected = [("held_2", "GONE", None), ("held_1", "CANCELLED", None)]
+    assert [(row["scan_id"], row["status"], row["asked"]) for row in json.loads(first.out)] == expected
+    assert "knows no such run" in first.err
+    again = tomopipe("runs", "--json")
+    assert [(row["scan_id"], row["status"], row["asked"]) for row in json.loads(again.out)] == expected
+    assert again.err == "", "it was said once"
+    asked = len(bed.web.requests)
+    monkeypatch.setattr(service_commands, "_KEPT_DAYS", 0)
+    assert [row["status"] for row in json.loads(tomopipe("runs", "--json").out)] == ["GONE", "CANCELLED"]
+    assert len(bed.web.requests) == asked, "what the service keeps no longer is not asked for"
+
+
+def test_a_time_without_a_zone_is_local(bed: FacilityBed, here: Client) -> None:
+    run = here.submit(bed.scan("tooth.h5"))
+    now = datetime.now().astimezone().replace(tzinfo=None)
+    assert [one.run_id for one in here.runs(since=now - timedelta(minutes=1))] == [run.run_id]
+    assert here.runs(since=now + timedelta(minutes=1)) == []
+
+
+def test_the_report_of_a_run_at_a_facility_is_said(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    nothing = tomopipe("report", "tooth")
+    assert nothing.code == 2 and "ran at beamline and has no results (SUCCEEDED)" in nothing.err
+    bed.inspected(run.run_id, "tooth/0123456789ab")
+    collection, folder = here.deployment.processing.collection, "/tomography/tooth/0123456789ab"
+    shown = tomopipe("report", "tooth")
+    page = f"https://app.globus.org/file-manager?origin_id={collection}&origin_path={quote(folder + '/', safe='')}"
+    assert shown.code == 0 and shown.out.strip() == page and "ran at beamline" in shown.err
+    served = "https://g-1.data.globus.org/tomography/tooth/0123456789ab/report.html"
+    for subject, address in (
+        (f"globus://{collection}{folder}", served),
+        (f"globus://{collection}/other", f"{served}#"),
+    ):
+        bed.publish(subject, {"scan_id": "tooth", "links": {"report": address, "previews": []}})
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", opened.append)
+    assert tomopipe("report", run.run_id[:8], "--open").out.strip() == served and opened == [served]
+    for names in (["tooth", "tooth"], ["tooth", tmp_path]):
+        compared = tomopipe("compare", *names)
+        assert compared.code == 2 and served in compared.err and folder in compared.err, compared.err
+    assert tomopipe("report", "nothing").code == tomopipe("compare", "nothing", "tooth").code == 2
+    # The machine that computes has the folder.
+    text = bed.file.read_text(encoding="utf-8").replace("/machine/tomography", str(tmp_path / "results" / "tomography"))
+    bed.file.write_text(text, encoding="utf-8")
+    root = tmp_path / "results" / folder.lstrip("/")
+    root.mkdir(parents=True)
+    (root / "run.json").write_text("{}", encoding="utf-8")
+    assert tomopipe("report", "tooth").code == 2
+    (root / "report.html").write_text("report", encoding="utf-8")
+    assert tomopipe("report", "tooth").out.strip() == str(root / "report.html")
+    assert f"{root}/run.json" in tomopipe("compare", "tooth", "tooth").err, "it is read"
+
+
 def test_runs_of_others_are_seen_by_those_who_may(
     bed: FacilityBed, here: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +515,86 @@ def test_cancel_stops_a_run(bed: FacilityBed, here: Client, tomopipe: Callable[.
     assert here.submit(bed.scan("held.h5")).run_id != run.run_id
 
 
+@pytest.mark.parametrize("verb", ["cancel", "resume"])
+def test_what_was_done_though_its_answer_was_lost_is_no_failure(bed: FacilityBed, here: Client, verb: str) -> None:
+    run = here.submit(bed.scan("held.h5"))
+    if verb == "resume":
+        bed.hold(run.run_id)
+    bed.web.lose_next_answer(prefix=f"/runs/{run.run_id}/{verb}", method="POST")
+    done = here.cancel(run.run_id) if verb == "cancel" else here.resume(run.run_id)
+    assert done.status == {"cancel": "CANCELLED", "resume": "ACTIVE"}[verb]
+    statuses = [one.status for one in bed.web.requests if one.path == f"/runs/{run.run_id}/{verb}"]
+    assert statuses == [200, 409]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "resume"])
+def test_a_conflict_that_left_the_run_as_it_was_is_a_failure(bed: FacilityBed, here: Client, verb: str) -> None:
+    run = here.submit(bed.scan("held.h5"))
+    if verb == "resume":
+        bed.hold(run.run_id)
+    bed.web.fail_next(409, prefix=f"/runs/{run.run_id}/{verb}", method="POST")
+    with pytest.raises(GlobusServiceError, match="409"):
+        here.cancel(run.run_id) if verb == "cancel" else here.resume(run.run_id)
+
+
+SESSION = {
+    "code": "AuthorizationRequired",
+    "authorization_parameters": {
+        "session_message": "This collection wants an account of the laboratory",
+        "session_required_single_domain": ["lab.example"],
+        "session_required_policies": ["55555555-5555-4555-8555-555555555555"],
+        "session_required_mfa": True,
+    },
+}
+
+
+def test_a_session_that_is_needed_needs_a_person(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    run = here.submit(bed.scan("held.h5"))
+    held = bed.hold(run.run_id, **SESSION)
+    shown = tomopipe("status", "held").out
+    assert "wants an account of the laboratory" in shown and "an identity of lab.example" in shown
+    done = tomopipe("resume", "held")
+    assert done.code == 3 and "an identity of lab.example" in done.err and "a service account cannot" in done.err
+    assert held.status == "INACTIVE"
+
+
+def test_a_person_resumes_with_the_session_that_is_needed(
+    bed: FacilityBed,
+    monkeypatch: pytest.MonkeyPatch,
+    tomopipe: Callable[..., Command],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    person = bed.web.add_person("scientist@lab.example")
+    with make_services(load_deployment(bed.file)) as services:
+        services.flows.update_flow(bed.flow_id, flow_starters=[f"urn:globus:auth:identity:{person.id}"])
+    for name in ("TOMOPIPE_CLIENT_ID", "TOMOPIPE_CLIENT_SECRET"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TOMOPIPE_NATIVE_CLIENT_ID", bed.web.native_client_id)
+    addresses: list[str] = []
+
+    def paste() -> str:
+        found = re.search(r"http://\S+", capsys.readouterr().err)
+        assert found is not None
+        addresses.append(found[0])
+        return bed.web.log_in(found[0], "scientist@lab.example")
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", paste)
+    assert tomopipe("login", bed.file).code == 0
+    assert tomopipe("submit", bed.scan("held.h5"), "-d", bed.file).code == 0
+    held = bed.hold(bed.runs()[0].id, **SESSION)
+    done = tomopipe("resume", "held")
+    assert done.code == 0 and held.status == "ACTIVE", done.err
+    asked = parse_qs(urlsplit(addresses[-1]).query)
+    wanted = SESSION["authorization_parameters"]
+    assert len(addresses) == 2
+    assert asked["session_required_single_domain"] == wanted["session_required_single_domain"]  # type: ignore[index]
+    assert asked["session_required_policies"] == wanted["session_required_policies"]  # type: ignore[index]
+    assert asked["session_required_mfa"] == ["True"]
+
+
 def test_an_inactive_run_is_resumed(environment: WebServices, tmp_path: Path, tomopipe: Callable[..., Command]) -> None:
     account = os.environ["TOMOPIPE_CLIENT_ID"]
     bed = make_bed(environment, tmp_path, tmp_path / "home", account, mapped=True)
@@ -373,11 +616,12 @@ def test_an_inactive_run_is_resumed(environment: WebServices, tmp_path: Path, to
 # Again
 
 
-def deploy_other_functions(bed: FacilityBed) -> None:
-    """What `deploy` does to the flow when the functions have changed."""
+def redeploy(bed: FacilityBed, **defaults: Any) -> None:
+    """What `deploy` does to the flow when a deployment or the functions have changed."""
     with make_services(load_deployment(bed.file)) as services:
         schema = services.flows.get_flow(bed.flow_id)["input_schema"]
-        schema["properties"]["input"]["properties"]["inspect_function_id"]["default"] = str(uuid.uuid4())
+        for name, value in defaults.items():
+            schema["properties"]["input"]["properties"][name]["default"] = value
         services.flows.update_flow(bed.flow_id, input_schema=schema)
 
 
@@ -385,7 +629,7 @@ def test_retry_sends_the_same_input_to_the_functions_of_today(bed: FacilityBed, 
     people = ["urn:globus:groups:id:33333333-3333-4333-8333-333333333333"]
     scan = bed.scan("bad_1.h5")
     failed = here.wait(here.submit(scan, label="my scan", tags=["mine"], monitors=people, share=False).run_id)
-    deploy_other_functions(bed)
+    redeploy(bed, inspect_function_id=str(uuid.uuid4()))
     with bed.client() as later:
         retried = later.retry(failed.run_id)
     first, second = bed.runs()
@@ -393,6 +637,72 @@ def test_retry_sends_the_same_input_to_the_functions_of_today(bed: FacilityBed, 
     assert {"retry", "mine", *(tag for tag in first.tags if tag.startswith("request:"))} <= set(second.tags)
     assert second.input["input"]["inspect_function_id"] != first.input["input"]["inspect_function_id"]
     assert {**second.input["input"], "inspect_function_id": ""} == {**first.input["input"], "inspect_function_id": ""}
+
+
+def test_retry_runs_where_the_deployment_says_now_for_those_that_the_request_named(
+    bed: FacilityBed, here: Client
+) -> None:
+    failed = here.wait(here.submit(bed.scan("bad_1.h5")).run_id)
+    now = {
+        "compute_endpoint": str(uuid.uuid4()), "user_endpoint_config": {"queue": "prod"},
+        "search_index": str(uuid.uuid4()), "results_url": "https://results.example/tomography",
+    }  # fmt: skip
+    redeploy(bed, **now, visible_to=["all_authenticated_users"], processing_root="/elsewhere")
+    with bed.client() as later:
+        later.retry(failed.run_id)
+    first, second = (run.input["input"] for run in bed.runs())
+    assert {name: second[name] for name in now} == now and second == {**first, **now}
+    assert second["visible_to"] == ["public"] and bed.runs()[0].tags[2] == bed.runs()[1].tags[2]
+
+
+def test_what_has_succeeded_is_retried_only_where_that_is_meant(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    run = here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    refused = tomopipe("retry", "tooth")
+    assert refused.code == 2 and "has succeeded" in refused.err and "--again" in refused.err
+    with pytest.raises(InputError, match="has succeeded"):
+        here.retry(run.run_id)
+    assert len(bed.runs()) == 1
+    assert tomopipe("retry", "tooth", "--again").code == 0
+    assert here.retry(run.run_id, again=True).run_id == bed.runs()[-1].id and len(bed.runs()) == 3
+
+
+def test_a_run_with_all_tags_that_fit_is_retried(bed: FacilityBed, here: Client) -> None:
+    tags = [f"tag {number}" for number in range(13)]
+    failed = here.wait(here.submit(bed.scan("bad_1.h5"), tags=tags).run_id)
+    here.retry(failed.run_id)
+    first, second = bed.runs()
+    assert first.tags[3:] == tags and second.tags[:3] == first.tags[:3] and second.tags[3:] == ["retry", *tags[:12]]
+
+
+def test_what_somebody_gave_up_is_not_retried(bed: FacilityBed, here: Client) -> None:
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    failed = here.wait(here.submit(bed.scan("bad_1.h5")).run_id)
+    assert [run.run_id for run in here.failed_runs(hour)] == [failed.run_id]
+    here.wait(here.submit(bed.scan("bad_1.h5")).run_id)
+    bed.runs()[1].details = {"code": "FlowCanceled"}
+    assert here.failed_runs(hour) == []
+
+
+def test_only_ones_own_failed_runs_are_retried(bed: FacilityBed, here: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    own = here.wait(here.submit(bed.scan("bad_1.h5")).run_id)
+    colleague, secret = bed.web.add_service_account()
+    here.services.flows.update_flow(bed.flow_id, flow_starters=[f"urn:globus:auth:identity:{colleague}"])
+    monkeypatch.setenv("TOMOPIPE_CLIENT_ID", colleague)
+    monkeypatch.setenv("TOMOPIPE_CLIENT_SECRET", secret)
+    me = [f"urn:globus:auth:identity:{bed.account}"]
+    with bed.client() as other:
+        for name in ("bad_2.h5", "bad_1.h5"):
+            other.wait(other.submit(bed.scan(name), monitors=me).run_id)
+        assert len(here.runs()) == 3
+        assert [run.run_id for run in here.failed_runs(hour)] == [own.run_id]
+        bed.runs()[-1].details = {"code": "FlowCanceled"}
+        assert [run.run_id for run in here.failed_runs(hour)] == [own.run_id], "one's own was not given up"
+        bed.runs()[-1].status = "SUCCEEDED"
+        bed.runs()[-1].details = {"code": "FlowSucceeded"}
+        assert here.failed_runs(hour) == [], "a colleague's run has done it"
 
 
 def test_all_failed_runs_are_retried_once(bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]) -> None:
@@ -465,7 +775,12 @@ def test_reprocess_takes_the_request_from_the_record_of_a_run_that_is_gone(
             f"globus://x/tooth/{number}",
             {"scan_id": "tooth", "request": json.dumps(asked), "published_at": f"2026-11-2{number}T10:00:00Z"},
         )
-    bed.publish("globus://x/other", {"scan_id": "tooth.b", "request": "{}", "published_at": "2026-11-29T10:00:00Z"})
+    other = {**asked, "scan_id": "tooth-b", "skip": [], "parameters": {"reconstruction": {"center": 1.0}}}
+    bed.publish(
+        "globus://x/other",
+        {"scan_id": "tooth-b", "request": json.dumps(other), "published_at": "2026-11-29T10:00:00Z"},
+    )
+    assert len(here.search('scan_id:"tooth"')) == 3, "the index compares words"
     release(bed, run.run_id)
     # This machine still knows the input of its own run; another one asks the index.
     assert tomopipe("reprocess", "tooth", "--set", "reconstruction.center=81", "--wait").code == 0
@@ -480,6 +795,20 @@ def test_reprocess_takes_the_request_from_the_record_of_a_run_that_is_gone(
     assert again["parameters"] == {"reconstruction": {"center": 80.0}, "segmentation": {"phases": 3}}
     assert (again["scan"], again["skip"], again["execution"]) == (fields["scan"], ["denoise"], {"slab": 8})
     assert again["compute_endpoint"] == fields["compute_endpoint"] and again["start_from"] == "segment"
+
+
+def test_reprocess_of_a_record_goes_to_the_results_folder_of_today(bed: FacilityBed, here: Client) -> None:
+    fields = here.prepare(bed.scan("tooth.h5")).body["input"]
+    moved = {"id": fields["processing"]["id"], "path": "/of/last/year"}
+    asked = {
+        "scan": {"id": str(uuid.uuid4()), "path": "/a.h5"}, "processing": moved, "scan_id": "tooth", "skip": [],
+        "start_from": None, "parameters": {}, "unknown": 1,
+    }  # fmt: skip
+    content = {"scan_id": "tooth", "request": json.dumps(asked), "published_at": "2026-11-20T10:00:00Z"}
+    bed.publish("globus://x/tooth/1", content)
+    sent = request_fields(here.reprocess("tooth"))
+    assert sent["processing"] == fields["processing"] and sent["processing_root"] == fields["processing_root"]
+    assert sent["scan"] == asked["scan"]
 
 
 def test_search_asks_the_index_of_the_deployment(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
@@ -516,6 +845,34 @@ def test_a_manifest_is_submitted_once_however_often(bed: FacilityBed, tomopipe: 
     good = manifest(bed, "a.h5", "b.h5")
     assert tomopipe("submit", "--manifest", good, "-d", bed.file, "--wait").code == 0
     assert len(bed.runs()) == 4
+
+
+def test_another_queue_makes_no_other_request_of_a_manifest(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
+    file = manifest(bed, "a.h5", "b.h5")
+    assert tomopipe("submit", "--manifest", file, "-d", bed.file, "--wait").code == 0
+    redeploy(bed, user_endpoint_config={"queue": "prod"}, compute_endpoint=str(uuid.uuid4()))
+    done = tomopipe("submit", "--manifest", file, "-d", bed.file, "--wait", "--json")
+    assert done.code == 0 and [row["submitted"] for row in json.loads(done.out)] == [False, False]
+    assert len(bed.runs()) == 2
+    new = manifest(bed, "c.h5")
+    assert tomopipe("submit", "--manifest", new, "-d", bed.file, "--wait").code == 0
+    assert bed.runs()[-1].input["input"]["user_endpoint_config"] == {"queue": "prod"}
+
+
+def test_a_manifest_survives_a_service_that_is_away(bed: FacilityBed, here: Client) -> None:
+    items = batch.prepare_batch(here, [ManifestEntry("line 1", bed.scan("tooth.h5"))], {})
+    here.services.flows.retry_config.max_retries = 0
+
+    def go_away(item: batch.BatchItem) -> None:
+        assert item.run is not None
+        if item.run.status == "ACTIVE":
+            bed.web.fail_next(502, times=3, prefix=f"/runs/{item.run.run_id}")
+
+    batch.run_batch(here, items, follow=True, tell=go_away)
+    (item,) = items
+    assert item.run is not None and item.run.status == "SUCCEEDED"
+    asked = [one.status for one in bed.web.requests if one.path == f"/runs/{item.run.run_id}"]
+    assert asked[:3] == [502] * 3
 
 
 def test_at_most_so_many_are_active(bed: FacilityBed, here: Client) -> None:
@@ -559,7 +916,8 @@ def test_a_manifest_stops_where_a_person_is_needed(
     assert done.code == 3 and "not yet" in done.out and "tomopipe resume" in done.err
     assert len(bed.runs()) == 1
     assert tomopipe("resume", "copied_1", "--wait").code == 0
-    assert tomopipe("submit", "--manifest", file, "-d", bed.file, "--max-active", "1").code in (0, 3)
+    assert tomopipe("submit", "--manifest", file, "-d", bed.file, "--max-active", "1").code == 0
+    assert [run.status for run in bed.runs()] == ["SUCCEEDED"] * 2
 
 
 def test_a_manifest_is_checked_before_anything_is_sent(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
@@ -682,6 +1040,18 @@ def test_a_local_run_is_cancelled_and_waited_for(tmp_path: Path, tomopipe: Calla
         assert "INTERRUPTED" in tomopipe("wait", "local").out
         assert tomopipe("cancel", "local").code == 2
         assert tomopipe("resume", "local").code == 2
+
+
+def test_a_local_run_takes_no_options_of_a_facility(
+    tmp_path: Path, tomopipe: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOMOPIPE_HOME", str(tmp_path / "home"))
+    RunStore(tmp_path / "home" / "runs.sqlite").create_run(
+        label="local", scan="/x", input={"input": {}}, definition_digest="d"
+    )
+    for options in (["--no-share"], ["--share"], ["--label", ""], ["--tag", "x"], ["--dry-run"]):
+        refused = tomopipe("reprocess", "local", *options)
+        assert refused.code == 2 and f"{options[0]}: run" in refused.err and "is a local one" in refused.err
 
 
 def test_another_process_of_the_same_number_is_left_alone(tmp_path: Path) -> None:

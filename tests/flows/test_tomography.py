@@ -118,7 +118,7 @@ class Providers:
     def _compute(self, tasks: list[dict[str, Any]], failed: bool) -> dict[str, Any]:
         task_ids = [str(uuid.uuid4()) for _ in tasks]
         if failed:
-            # As `functions.receipting.briefly` has it: the first eight speak for all.
+            # As `functions.receipting.registered` has it: the first eight speak for all.
             lengths = [900] * 8 + [420] * len(task_ids)
             texts = ["Traceback: " + "x" * (length - 11) for length in lengths]
             results = [{"task_id": i, "exception": text} for i, text in zip(task_ids, texts, strict=False)]
@@ -400,7 +400,10 @@ def test_every_failure_is_published_and_fails_the_run(definition: dict[str, Any]
         ["PublishFailure", "PublishShortFailure"],
     )
     if published == "PublishShortFailure":
-        assert content["failure"]["cause"] == "Too long for the index; the run's log has it."
+        assert (
+            content["failure"]["cause"]
+            == "The index refused the record of this failure with its cause; the run's log has it."
+        )
 
 
 @pytest.mark.parametrize("failing", [None, *FORGETTING])

@@ -140,6 +140,51 @@ def test_two_scans_of_which_one_ended_unseen_are_both_found(world: World) -> Non
     assert [(one.kind, one.path.name) for one in world.settle()] == [("candidate", "a.h5"), ("candidate", "b.h5")]
 
 
+def test_an_aborted_recording_that_was_replaced_unseen_says_nothing_of_the_new_one(world: World) -> None:
+    world.tomoscan.begin("/data/a.h5")
+    world.tomoscan.record(5)
+    world.scan_wire.cut()
+    world.tomoscan.stop("/data/a.h5", outcome="aborted")
+    world.tomoscan.end()
+    world.pass_time(5)
+    world.tomoscan.begin("/data/a.h5")
+    world.scan_wire.mend()
+    world.tomoscan.record(20)
+    world.tomoscan.stop("/data/a.h5")
+    world.tomoscan.end()
+    assert only(world.settle()) == ("candidate", "/data/a.h5")
+
+
+def test_what_the_plugin_recorded_last_is_not_of_the_scan_before(world: World) -> None:
+    world.tomoscan.begin("/data/a.h5")
+    world.tomoscan.record(5)
+    world.plugin_wire.cut()
+    world.tomoscan.stop("/data/a.h5", outcome="aborted")
+    world.tomoscan.end()
+    world.pass_time(5)
+    world.tomoscan.scan("/data/b.h5")
+    world.pass_time(5)
+    world.plugin_wire.mend()
+    said = {(one.kind, one.path.name) for one in world.settle()}
+    assert ("candidate", "b.h5") in said
+    assert ("aborted", "b.h5") not in said
+
+
+def test_a_recording_that_began_after_a_scan_is_not_taken_for_its_time_out() -> None:
+    world = World()
+    world.tomoscan.scan("/data/a.h5", outcome="not overwritten")
+    world.scan_wire.cut()
+    world.tomoscan.begin("/data/a.h5")
+    world.tomoscan.record(5)
+    world.pass_time(5)
+    assert world.said == []
+    world.scan_wire.mend()
+    world.tomoscan.record(20)
+    world.tomoscan.stop("/data/a.h5")
+    world.tomoscan.end()
+    assert only(world.settle()) == ("candidate", "/data/a.h5")
+
+
 def test_a_server_that_restarts_in_the_middle_ends_no_scan(world: World) -> None:
     world.tomoscan.begin("/data/a.h5")
     world.tomoscan.record(5)
