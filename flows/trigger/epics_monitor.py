@@ -103,6 +103,7 @@ class _Scan:
     may_be_two: bool = False
     abort: str | None = None
     abort_s: float = float("-inf")
+    abort_file: str = ""
     abort_in_gap: bool = False
     statuses: list[str] = field(default_factory=list)
     saved: str | None = None
@@ -221,6 +222,7 @@ class ScanMonitor:
         if not is_new:
             if self._running is not None:
                 self._running.abort, self._running.abort_s = _ABORTED, event.time_s
+                self._running.abort_file = str(self._values.get(FILE, ""))
             return
         # after a gap the end of the scan may be heard of before its abort
         for scan in [self._running] if self._running else [scan for scan in self._ended if scan.gap]:
@@ -375,8 +377,8 @@ class ScanMonitor:
             return None
         if not scan.may_be_two:
             return recordings[-1]
-        before = [one for one in recordings if one is not now and one.began_s <= scan.abort_s]
-        return before[-1] if before else None
+        before = [one for one in recordings if one.name == scan.abort_file and one.began_s <= scan.abort_s]
+        return before[-1] if before and (before[-1] is not now or not now.is_closed) else None
 
     def _may_be_of(self, recording: _Recording, scan: _Scan) -> bool:
         """Whether what is being recorded was begun by a scan that has ended, and not by another one after it."""
@@ -477,7 +479,9 @@ class ScanMonitor:
 
     def _take(self) -> list[Observation]:
         out, self._out = self._out, []
-        return out
+        # what is said of a file late, together with what it is now, is not said of it any more
+        last = {one.path: place for place, one in enumerate(out)}
+        return [one for place, one in enumerate(out) if one.kind != "aborted" or last[one.path] == place]
 
 
 def mapped_path(name: str, path_map: Mapping[str, str]) -> str:

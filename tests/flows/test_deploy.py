@@ -272,14 +272,21 @@ def test_a_wrong_file_makes_nothing(facility: SmallFacility) -> None:
 
 def test_as_many_people_and_keywords_as_a_file_may_name_reach_the_service(facility: SmallFacility) -> None:
     people = [f"urn:globus:auth:identity:{uuid.uuid4()}" for _ in range(16)]
-    keywords = ["k" * 127] * 6 + ["k" * 125]
+    # With a name of a hundred letters, the longest that there is.
+    keywords = [f"{number}" + "k" * 127 for number in range(6)] + ["k" * 119]
     facility.rewrite(
         people={"starters": people[:8], "viewers": people[8:], "monitors": people, "administrators": people},
-        flow={"keywords": [f"{number}{word}" for number, word in enumerate(keywords)]},
+        flow={"keywords": keywords},
     )
-    flow = facility.services.flows.get_flow(deploy(facility.deployment, facility.services).flow_id)
+    longest = facility.folder / f"{'n' * 100}.yaml"
+    longest.write_text(Path(facility.deployment.file).read_text())
+    report = deploy(load_deployment(longest), facility.services)
+    flow = facility.services.flows.get_flow(report.flow_id)
     assert sorted(flow["flow_viewers"]) == sorted(people)
-    assert len(flow["keywords"]) == 9
+    assert sum(len(word) + 1 for word in flow["keywords"]) == 1024
+    facility.rewrite()
+    with pytest.raises(ParameterError, match=r"small\.yaml: flow\.keywords=.*894 is the most"):
+        facility.rewrite(flow={"keywords": [*keywords[:-1], "k" * 120]})
 
 
 def test_the_subscription_is_given_on_create_and_on_update(facility: SmallFacility) -> None:
@@ -521,9 +528,10 @@ def test_a_flow_that_is_gone_is_made_again(facility: SmallFacility) -> None:
     assert find_flow_id(facility.deployment) == again.flow_id
 
 
+@pytest.mark.parametrize("published", [False, True], ids=["empty", "in use"])
 @pytest.mark.parametrize("forget", [False, True], ids=["noted", "another machine"])
 def test_the_record_of_types_that_a_crash_left_goes_away(
-    facility: SmallFacility, monkeypatch: pytest.MonkeyPatch, forget: bool
+    facility: SmallFacility, monkeypatch: pytest.MonkeyPatch, forget: bool, published: bool
 ) -> None:
     def crashing(self: Any, index_id: str, subject: str, **more: Any) -> Any:
         raise KeyboardInterrupt
@@ -538,7 +546,6 @@ def test_the_record_of_types_that_a_crash_left_goes_away(
         return ingest(self, index_id, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(globus_sdk.SearchClient, "delete_subject", globus_sdk.SearchClient.delete_subject)
         patch.setattr(globus_sdk.SearchClient, "ingest", ingesting)
         with pytest.raises(KeyboardInterrupt):
             deploy(facility.deployment, facility.services)
@@ -548,10 +555,13 @@ def test_the_record_of_types_that_a_crash_left_goes_away(
     assert search.get_index(ingested[0])["num_subjects"] == 1
     if forget:
         facility.forget()
+    if published:
+        ingest_and_wait(facility, ingested[0], "scan 1", {"format": "tomopipe-document/2"})
     report = deploy(facility.deployment, facility.services)
     assert report.index_id == ingested[0]
-    assert search.get_index(report.index_id)["num_subjects"] == 0
-    assert ("types of the search index", "fixed") in actions(report)
+    assert search.get_index(report.index_id)["num_subjects"] == published
+    # What holds records already has its types.
+    assert (("types of the search index", "fixed") in actions(report)) is not published
 
 
 @pytest.mark.parametrize(
@@ -709,13 +719,17 @@ def test_gladiers_old_file_of_the_user_stays(tmp_path: Path, monkeypatch: pytest
     assert old.exists()
 
 
+def ingest_and_wait(facility: SmallFacility, index: str, subject: str, content: dict[str, Any]) -> None:
+    search = facility.services.search
+    entry = {"subject": subject, "visible_to": ["public"], "content": content}
+    task = search.ingest(index, {"ingest_type": "GMetaEntry", "ingest_data": entry})["task_id"]
+    deadline = time.monotonic() + 10
+    while search.get_task(task)["state"] not in ("SUCCESS", "FAILED") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert search.get_task(task)["state"] == "SUCCESS", content
+
+
 def test_the_first_record_fixes_no_type_by_chance(facility: SmallFacility) -> None:
     index = deploy(facility.deployment, facility.services).index_id or ""
-    search = facility.services.search
     for number, sample in enumerate(("2026-11-22", "shale")):
-        entry = {"subject": f"scan {number}", "visible_to": ["public"], "content": {"scan": {"sample": sample}}}
-        task = search.ingest(index, {"ingest_type": "GMetaEntry", "ingest_data": entry})["task_id"]
-        deadline = time.monotonic() + 10
-        while search.get_task(task)["state"] not in ("SUCCESS", "FAILED") and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert search.get_task(task)["state"] == "SUCCESS", sample
+        ingest_and_wait(facility, index, f"scan {number}", {"scan": {"sample": sample}})

@@ -1165,7 +1165,8 @@ def test_from_deploy_to_search_by_commands_alone(
     assert "ACTIVE" in done.err and "foam  SUCCEEDED" in done.err
     shown = json.loads(tomopipe("status", "foam", "--json").out)
     assert shown["run_directory"] == f"/tomography/foam/{shown['recipe_id']}"
-    assert (results / shown["run_directory"].lstrip("/") / "report.html").is_file()
+    page = results / shown["run_directory"].lstrip("/") / "report.html"
+    assert page.is_file() and tomopipe("report", "foam").out.strip() == str(page)
     assert {"TransferScan", "Reconstruct", "PublishMetrics"} <= {state["name"] for state in shown["states"]}
     assert "1/1" in tomopipe("status", "foam").out
     (hit,) = json.loads(tomopipe("search", "porosity > 0", "--json").out)

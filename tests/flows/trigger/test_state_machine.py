@@ -213,12 +213,9 @@ class Histories(RuleBasedStateMachine):
     def is_taken_for_aborted(self, truth: Truth) -> bool:
         """A file that replaced an aborted one within the ledger's grace, whose end the instrument did not see: a person
         has to start it (`watch add`)."""
-        before = [one for one in self.truths[: truth.number - 1] if one.path == truth.path and one.outcome != "good"]
-        return (
-            bool(before)
-            and self.last_cut_s >= before[-1].began_s
-            and truth.ended_s - before[-1].ended_s <= ABORT_GRACE_S + 15.0
-        )
+        ended = EPOCH + truth.ended_s
+        aborts = [one.aborted_at for one in self.ledger.of_path(truth.path) if one.aborted_at is not None]
+        return self.last_cut_s >= truth.began_s - 3.0 and any(ended <= at + ABORT_GRACE_S for at in aborts)
 
     @property
     def is_settled(self) -> bool:
