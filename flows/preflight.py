@@ -24,7 +24,7 @@ from .definition_linter import RUN_STATE_BYTES_MAX
 from .deploy import deployed_index, deployed_schema, find_flow_id, finish_index_task, input_fields, wait_for
 from .gladier_managers import registration
 from .local.actions import reason
-from .login import explain_globus_error, explained
+from .login import GlobusServiceError, explain_globus_error, explained
 from .request import FUNCTIONS, all_functions_digest
 
 if TYPE_CHECKING:
@@ -309,18 +309,19 @@ class _Preflight:
         return f"given, {len(mapped)} mapped collection{'' if len(mapped) == 1 else 's'} included"
 
     def source_listed(self) -> str:
-        return self._listed(self.deployment.source)
+        return self._listed(self.deployment.source, "source")
 
     def processing_listed(self) -> str:
-        return self._listed(self.deployment.processing)
+        return self._listed(self.deployment.processing, "processing")
 
     def share_listed(self) -> str:
         assert self.deployment.share is not None
-        return self._listed(self.deployment.share)
+        return self._listed(self.deployment.share, "share")
 
     def endpoint(self) -> str:
         endpoint = self.deployment.compute.endpoint
-        with explained(f"asking for the status of the endpoint {endpoint}"):
+        remedy = "correct compute.endpoint, or ask who runs the endpoint to let you use it"
+        with self._not_found(remedy), explained(f"asking for the status of the endpoint {endpoint}"):
             status = self.services.compute_v2.get_endpoint_status(endpoint).data
         if status.get("status") != "online":
             raise _Failed(
@@ -482,10 +483,21 @@ class _Preflight:
         wanted = deployed_schema(self.deployment, ids, index_id)["properties"]["input"]["properties"]
         return [name for name in wanted if wanted[name].get("default") != fields.get(name, {}).get("default")]
 
-    def _listed(self, place: Collection) -> str:
-        with explained(f"listing {place.path} on collection {place.collection}"):
+    def _listed(self, place: Collection, key: str) -> str:
+        remedy = f"correct {key}.collection and {key}.path, or make the folder"
+        with self._not_found(remedy), explained(f"listing {place.path} on the collection {place.collection}"):
             self.services.transfer.operation_ls(place.collection, path=place.path, limit=1)
         return f"{place.path} on {place.collection} can be read"
+
+    @contextlib.contextmanager
+    def _not_found(self, remedy: str) -> Iterator[None]:
+        """What is not there is named with the key of the file that says where it should be."""
+        try:
+            yield
+        except GlobusServiceError as error:
+            if error.status not in (404, 410):
+                raise
+            raise _Failed(str(error).split(";")[0], f"{remedy}, in {self.deployment.file}") from error
 
     def _probe_path(self, place: Collection) -> str:
         return f"{_join(place.path, self.name)}/{_PROBE_NAME}"

@@ -523,3 +523,18 @@ def test_a_folder_half_made_by_the_probe_is_taken_away(tmp_path: Path, monkeypat
     monkeypatch.setattr(Path, "write_text", full)
     assert "No space left" in str(probe_worker(str(tmp_path), "p")["folder"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_there_is_named_with_its_key_and_file(deployed: SmallFacility) -> None:
+    nowhere = "12345678-1234-5678-1234-567812345678"
+    deployed.rewrite(compute={"endpoint": nowhere}, source={"collection": nowhere}, processing={"path": "/not_made"})
+    checks = check_all(deployed)
+    for name, key in {
+        "endpoint": "compute.endpoint",
+        "source collection": "source.collection",
+        "results collection": "processing.path",
+    }.items():
+        remedy = str(checks[name].remedy)
+        assert not checks[name].ok
+        assert key in remedy and str(deployed.deployment.file) in remedy, name
+        assert "tomopipe deploy" not in remedy
