@@ -38,6 +38,7 @@ watch_app = typer.Typer(
 )
 
 _out = Console(highlight=False, soft_wrap=True)
+_WHY_MAX = 110
 
 Config = Annotated[
     Path | None,
@@ -201,9 +202,17 @@ def status(
         shown = f"{entry.state} ({entry.run_status})" if entry.state == "submitted" else entry.state
         table.add_row(
             str(entry.number), entry.name, shown, utc_text(entry.changed_at), entry.rule or "",
-            (entry.run_id or "")[:8], entry.reason or "",
+            (entry.run_id or "")[:8], _why(entry),
         )  # fmt: skip
-    _out.print(table)
+    # At the width of its content, a line a scan: wrapped cells are hard to read where there are many.
+    width = Console(width=10_000).measure(table).maximum
+    Console(highlight=False, width=max(_out.width, width), soft_wrap=True).print(table)
+
+
+def _why(entry: Entry) -> str:
+    """The reason in one short line, without the path that the line begins with anyway."""
+    reason = " ".join((entry.reason or "").removeprefix(f"{entry.path}: ").split())
+    return reason if len(reason) <= _WHY_MAX else f"{reason[: _WHY_MAX - 1]}…"
 
 
 @watch_app.command(short_help="Start scans again that failed or were ignored.")

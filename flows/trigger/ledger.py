@@ -28,7 +28,7 @@ from .entry import NO_FILE, STATES, Entry, FileIdentity, Plan, State, entry_of, 
 from .observation import Observation
 from .owner import is_gone
 
-ABORT_GRACE_S = 60.0
+ABORT_GRACE_S = 10.0
 """A file that changes within this time after its scan was aborted is still that scan: the server adds angles at the end."""
 FOREIGN_LEASE_S = 900.0
 """A claim of a process that cannot be looked up (another machine) is taken over after this time."""

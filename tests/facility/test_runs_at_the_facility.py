@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -128,6 +129,12 @@ def receipts(run: RunDirectory) -> dict[str, int]:
 def test_the_facility_gives_what_one_machine_gives(facility: Facility, first: Run, alone: RunDirectory) -> None:
     run = run_directory(facility, "scan_0001", alone.root.name)
     assert_same_result(run, alone)
+    # The endpoint's umask keeps everybody else out; results are as readable as the folder that they lie in.
+    modes = {
+        stat.S_IMODE(path.stat().st_mode) & 0o555 for path in (run.root, run.root / "receipts", facility.processing)
+    }
+    assert modes == {0o555}
+    assert stat.S_IMODE(run.report.stat().st_mode) & 0o444 == 0o444
     (found,) = searched(facility, "porosity > 0.2 and sample:foam")
     assert found["provenance"]["run_id"] == first.id
     assert found["metrics"] == json.loads(run.metrics.read_text())["metrics"]
@@ -198,7 +205,9 @@ def test_two_submissions_at_once_give_one_result(facility: Facility, first: Run)
 def test_a_bad_scan_is_refused_by_inspect(facility: Facility, first: Run) -> None:
     bad = scan_path(facility, "truncated")
     bad.write_bytes(scan_path(facility).read_bytes()[:50_000])
-    done = ends(facility, FAILED, "submit", bad, *on(facility), "--wait")
+    # As from a machine that does not see the file: there it would be refused before anything is sent.
+    address = f"globus://{facility.collections['beamline']}/truncated.h5"
+    done = ends(facility, FAILED, "submit", address, *on(facility), "--wait")
     assert "ScanError" in done.stdout + done.stderr and "raw.h5" in done.stdout + done.stderr
     run = facility.web.runs[-1]
     assert run.status == "FAILED"
@@ -252,6 +261,7 @@ def test_a_worker_of_another_version(facility: Facility, first: Run, monkeypatch
         run = client.wait(client.submit(str(scan_path(facility))).run_id, timeout_s=120)
     assert run.status == "FAILED"
     assert run.error is not None
+    assert facility.tomopipe("wait", run.run_id, *on(facility, "newer")).returncode == FAILED
     assert "deployed with tomopipe 9.9.9" in run.error and "pip install tomopipe==9.9.9" in run.error
     assert failure_of(facility, facility.web.runs[-1], "newer")["stage"] == "Inspect"
 
@@ -345,6 +355,7 @@ def test_an_agent_that_is_killed_and_started_again(facility: Facility, first: Ru
         facility.kill_agent()
         # Nobody tells the service that its task is lost: the state's time runs out.
         wait_for_end(started, "FAILED")
+    ends(facility, FAILED, "wait", started.id)
     failure = failure_of(facility, started, "impatient")
     assert failure["stage"] == "Reconstruct" and failure["error"] == "ActionTimeout"
     done = receipts(run)
