@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tomopipe.functions.errors import ParameterError
+from tomopipe.functions.errors import InputError, ParameterError, VersionError
 
 from .client import Client, Patience, PreparedRun
 from .manifest import ManifestEntry
@@ -60,7 +60,7 @@ def prepare_batch(client: Client, entries: Sequence[ManifestEntry], options: Map
     Raises
     ------
     ParameterError
-        A scan that is listed twice, or a parameter that is impossible: names the file and the entry.
+        A scan that is listed twice or is none, or a parameter that is impossible: names the file and the entry.
     """
     items: list[BatchItem] = []
     shared = dict(options.get("parameters") or {})
@@ -73,9 +73,17 @@ def prepare_batch(client: Client, entries: Sequence[ManifestEntry], options: Map
         try:
             prepared = client.prepare(
                 entry.scan,
-                **{**options, "parameters": parameters, "scan_id": entry.scan_id, "source": entry.where},
+                **{
+                    **options,
+                    "parameters": parameters,
+                    "scan_id": entry.scan_id,
+                    "label": options.get("label") if entry.label is None else entry.label,
+                    "source": entry.where,
+                },
             )
-        except ParameterError as error:
+        except VersionError:
+            raise
+        except InputError as error:
             message = str(error)
             raise ParameterError(message if message.startswith(entry.where) else f"{entry.where}: {message}") from error
         items.append(BatchItem(entry, prepared))

@@ -32,12 +32,13 @@ from tomopipe.functions.parameters import (
     read_yaml,
 )
 
-from .found_runs import ServiceReference, find_run
+from .found_runs import ServiceReference, error_of, find_run
 from .service_commands import (
     AsJson,
     AtDeployment,
     OfDeployment,
     RunName,
+    base_json,
     close_clients,
     exit_code,
     list_service_runs,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
     from .local.run import CheckedRun, LocalRequest, RunResult
     from .local.run_store import RunRecord
+    from .service_run import Base
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -282,7 +284,7 @@ def runs(
     if not rows:
         print("no runs yet; start one with: tomopipe run SCAN.h5, or tomopipe submit SCAN --deployment NAME")
         return
-    table = Table("run", "scan", "status", "started", "recipe", "where", box=None)
+    table = Table("run", "scan", "status", "started (UTC)", "recipe", "where", box=None)
     for started, place, row in rows:
         stale = f" (as of {row['asked'][:19]})" if row.get("asked") else ""
         table.add_row(
@@ -311,23 +313,32 @@ def status(name: RunName, deployment: AtDeployment = None, as_json: AsJson = Fal
         return
     print(f"run      {record.run_id}\nscan     {record.scan}\nstatus   {record.status}")
     print(f"started  {record.started}\nfinished {record.finished or '-'}\nresults  {record.run_directory or '-'}")
-    table = Table("state", "status", "started", "tasks", box=None)
+    table = Table("state", "status", "started (UTC)", "tasks", box=None)
     for state in states:
         if state.type == "Action":
             tasks = f"{state.done}/{state.total}" if state.unit == "task" else ""
             table.add_row(state.name, state.status, state.started[11:19], tasks)
     _out.print(table)
     if record.error:
-        print(f"error: {record.error}")
+        print(f"error: {error_of(record)}")
     if record.status in ("INTERRUPTED", "CANCELLED", "FAILED"):
         print(f"resume with: {_resume_command(record.input['input'])}")
 
 
 @app.command()
-def log(name: RunName, deployment: AtDeployment = None, as_json: AsJson = False) -> None:
+def log(
+    name: RunName,
+    deployment: AtDeployment = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The flow's choices and notes (Choice, Pass) too; --json has them anyway.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Print the log of a run."""
+    from .local.actions import explain, is_withheld, tracebacks
     from .local.run import run_store
 
+    told: set[str] = set()
     found = find_run(name, deployment)
     events = service_log(found) if isinstance(found, ServiceReference) else run_store().events(found.run_id)
     for event in events:
@@ -335,10 +346,18 @@ def log(name: RunName, deployment: AtDeployment = None, as_json: AsJson = False)
             print(
                 json.dumps({"time": event.time, "code": event.code, "description": event.description, **event.details})
             )
-        else:
-            print(f"{event.time[:23]}  {event.code:<24}  {event.description}")
-            if "Fail" in event.code and event.details.get("cause"):
-                print(_indented(event.details["cause"]))
+            continue
+        if event.code.startswith(("Choice", "Pass")) and not everything:
+            continue
+        print(f"{event.time[:23]}  {event.code:<24}  {event.description}")
+        cause = event.details.get("cause")
+        if cause and not is_withheld(cause) and ("Fail" in event.code or "Time" in event.code):
+            error = str(event.details.get("error") or event.details.get("exception") or "failed")
+            for text in (explain(error, cause), *tracebacks(cause)):
+                # The run's failure says again what its state's has said.
+                if text not in told:
+                    told.add(text)
+                    print(_indented(text))
 
 
 @app.command(short_help="Search the index of this machine, or of a facility.")
@@ -350,10 +369,14 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search the index of this machine or of a deployment: words, FIELD:WORD, and comparisons such as 'porosity > 20'."""
+    from .local.query import parse
     from .local.run import search_index
 
     if deployment is None or local:
-        hits = search_index().search(" ".join(query), limit)
+        index, text = search_index(), " ".join(query)
+        parse(text)
+        # Nothing was published yet, so that no name of a field is known.
+        hits = index.search(text, limit) if index.fields() else []
     else:
         hits = search_deployment(" ".join(query), limit, deployment)
     if as_json:
@@ -458,14 +481,14 @@ def _cancelled_by_signals(cancel: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _finish(result: RunResult, as_json: bool) -> None:
+def _finish(result: RunResult, as_json: bool, base: Base | None = None) -> None:
     """Print how a run ended, and leave with its exit code."""
     from .local.run import run_store
 
     outcome, directory = result.outcome, result.run_directory
     record = run_store().get_run(result.run_id)
     if as_json:
-        content: dict[str, Any] = _record_json(record)
+        content: dict[str, Any] = {**_record_json(record), **base_json(base)}
         if outcome.status == "SUCCEEDED" and directory is not None:
             content.update(json.loads(directory.metrics.read_text(encoding="utf-8")), report=str(directory.report))
         print(json.dumps(content, indent=2))
@@ -479,7 +502,7 @@ def _finish(result: RunResult, as_json: bool) -> None:
     if outcome.status == "CANCELLED":
         print(f"interrupted; resume with: {_resume_command(record.input['input'])}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    print(f"run {result.run_id} failed: {record.error}", file=sys.stderr)
+    print(f"run {result.run_id} failed: {error_of(record)}", file=sys.stderr)
     print(f"more with: tomopipe log {result.run_id[:8]}", file=sys.stderr)
     raise typer.Exit(FAILED)
 
@@ -565,10 +588,10 @@ def _has_submissions() -> bool:
     return submission_store().path.is_file()
 
 
-def _run_locally(request: LocalRequest, as_json: bool) -> None:
+def _run_locally(request: LocalRequest, as_json: bool, base: Base | None) -> None:
     from .local.run import check_run
 
-    _finish(_run_with_progress(check_run(request)), as_json)
+    _finish(_run_with_progress(check_run(request)), as_json, base)
 
 
 def _run_directory(name: str) -> Path:
@@ -587,7 +610,7 @@ def _record_json(record: RunRecord) -> dict[str, Any]:
         "scan_id": record.label,
         "scan": record.scan,
         "status": record.status,
-        "error": record.error,
+        "error": error_of(record),
         "started": record.started,
         "finished": record.finished,
         "run_directory": record.run_directory,
@@ -604,9 +627,8 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _indented(cause: Any) -> str:
-    text = cause if isinstance(cause, str) else json.dumps(cause, indent=1)
-    return "\n".join(f"    {line}" for line in text.replace("\\n", "\n").splitlines())
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _stop(error: Exception, code: int) -> NoReturn:

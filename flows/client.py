@@ -9,9 +9,9 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import os
 import re
 import time
-import urllib.parse
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,17 +26,21 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tomopipe.functions.errors import InputError, ParameterError, TomopipeError, VersionError
 from tomopipe.functions.parameters import Execution, Parameters, apply_overrides, validate_model
-from tomopipe.functions.scan import scan_id_from_path, validate_scan_id
+from tomopipe.functions.scan import open_scan, scan_id_from_path, validate_scan_id
 
 from .deployment import Deployment, load_deployment
+from .local.actions import is_withheld
 from .local.run_store import EventRecord, StateRecord
 from .login import GlobusServiceError, LoginNeeded, Services, explained, login, make_services
 from .request import FlowInput, Principal
 from .service_run import (
     LABEL_MAX,
     TAGS_MAX,
+    Base,
     JsonObject,
     ServiceRun,
+    flat,
+    folder_address,
     is_refreshed,
     needed_authorization,
     needed_session,
@@ -69,6 +73,8 @@ _LIST_LAG_S, _LIST_POLL_S = 30.0, 3.0
 # Of a service that cannot be asked: how long `wait` goes on, and how long a submission does.
 _WAIT_PATIENCE_S = 30 * 60.0
 _SUBMIT_PAUSES_S = (1.0, 5.0, 15.0)
+# Of a question whose answer is only good to have.
+_ASIDE_TIMEOUT_S = 5.0
 _RUN_PAGE, _LOG_PAGE = 50, 100
 # The service lists one's own runs alone unless it is told otherwise.
 _ROLES = ("run_owner", "run_manager", "run_monitor", "flow_run_manager", "flow_run_monitor")
@@ -91,6 +97,8 @@ class PreparedRun:
     tags : tuple of str
     monitors, managers : tuple of str
         URNs of who may follow the run, and who may cancel it besides.
+    base : Base or None
+        What the request starts from, where it is one of `reprocess`.
     """
 
     body: JsonObject
@@ -98,6 +106,7 @@ class PreparedRun:
     tags: tuple[str, ...]
     monitors: tuple[str, ...]
     managers: tuple[str, ...]
+    base: Base | None = None
 
     @property
     def request(self) -> str:
@@ -192,6 +201,8 @@ class Client:
         ------
         ParameterError
             A field is unknown or impossible: names the field, its value and the remedy.
+        ScanError
+            The file can be read on this machine, and is no scan.
         """
         place = self._scan_place(str(scan))
         values = {
@@ -255,6 +266,8 @@ class Client:
         ------
         ParameterError
             A field is unknown or impossible; nothing was sent.
+        ScanError
+            The file can be read on this machine, and is no scan; nothing was sent.
         GlobusServiceError
             A service refuses, or cannot be reached.
         """
@@ -357,7 +370,8 @@ class Client:
         Parameters
         ----------
         scan_or_run : str
-            Run id or its beginning, or a scan id: its latest run, or its record in the index.
+            Run id or its beginning, or a scan id: its latest run that succeeded, else its latest run, else its record
+            in the index.
         start_from : str, optional
             Refuse to compute any stage before this one.
         overrides : sequence of str
@@ -395,14 +409,18 @@ class Client:
         share: bool | None = None,
     ) -> PreparedRun:
         """What `reprocess` would send."""
-        values = self._refreshed(self.earlier_request(scan_or_run))
+        earlier, run = self._earlier(scan_or_run)
+        values = self._refreshed(earlier)
+        given = apply_overrides(_merged(parameters), list(overrides))
+        brought = self._brought(values, given, skip)
         values["parameters"] = apply_overrides(_merged(values.get("parameters"), parameters), list(overrides))
         values["start_from"] = start_from
         if skip is not None:
             values["skip"] = list(skip)
         if share is not None:
             self._set_destination(values, share)
-        return self._prepared(values, label, ("reprocess", *tags), monitors, managers, "reprocess")
+        prepared = self._prepared(values, label, ("reprocess", *tags), monitors, managers, "reprocess")
+        return replace(prepared, base=Base(run.run_id if run else None, run.status if run else None, brought))
 
     def earlier_request(self, scan_or_run: str) -> JsonObject:
         """Fields of the input of an earlier run, from its log; where the run is gone, from its record in the index.
@@ -412,15 +430,19 @@ class Client:
         InputError
             There is neither.
         """
-        run_id = self.find(scan_or_run)
+        return self._earlier(scan_or_run)[0]
+
+    def _earlier(self, scan_or_run: str) -> tuple[JsonObject, ServiceRun | None]:
+        """What was asked for, and the run that asked for it; None where its record alone is left."""
+        run_id = self.find(scan_or_run, succeeded=True)
         if run_id is not None:
             with contextlib.suppress(RunGone):
-                body = self.run(run_id).input
-                if body is not None:
-                    return dict(body["input"])
-            body = self._known_input(run_id)
-            if body is not None:
-                return dict(body["input"])
+                run = self.run(run_id)
+                if run.input is not None:
+                    return dict(run.input["input"]), run
+            noted = self._store.find(run_id)
+            if noted is not None and noted.input is not None:
+                return dict(noted.input["input"]), last_known(noted)
         known = self._store.find(scan_or_run)
         recorded = self._recorded_request(known.scan_id if known else scan_or_run, run_id)
         if recorded is None:
@@ -428,7 +450,20 @@ class Client:
                 f"{scan_or_run}: deployment {self.deployment.name} has no run of this name, and its index no record of "
                 "one; `tomopipe runs` and `tomopipe search` list them"
             )
-        return recorded
+        return recorded, None
+
+    def _brought(
+        self, values: Mapping[str, Any], given: Mapping[str, Any], skip: Iterable[str] | None
+    ) -> dict[str, Any]:
+        """What an earlier request sets that the deployment does not, and that is not said anew."""
+        deployed, asked = flat(_merged(self.defaults.get("parameters"))), flat(given)
+        earlier = flat(_merged(values.get("parameters")))
+        brought = {
+            name: value
+            for name, value in earlier.items()
+            if name not in asked and (name not in deployed or deployed[name] != value)
+        }
+        return {**brought, "skip": list(values["skip"])} if skip is None and values.get("skip") else brought
 
     # Following runs
 
@@ -469,8 +504,14 @@ class Client:
         self._document(run_id)
         return read_events(self._entries(run_id))
 
-    def find(self, name: str) -> str | None:
+    def find(self, name: str, *, succeeded: bool = False) -> str | None:
         """Run id of a run id or its beginning, or of the latest run of a scan id; None where there is none.
+
+        Parameters
+        ----------
+        name : str
+        succeeded : bool
+            Of a scan id, rather the latest run that succeeded, where there is one.
 
         Raises
         ------
@@ -480,16 +521,24 @@ class Client:
         with contextlib.suppress(ValueError):
             return str(uuid.UUID(name))
         scan = shortened(name, LABEL_MAX - len("scan:"))
-        beginning = []
+        beginning, latest = [], None
         # Newest first, so that the first of a scan is its latest run.
         for document in self._documents(None):
             run = read_run(document, self.deployment.name)
             if f"scan:{scan}" in run.tags or run.scan_id == name:
+                if succeeded and run.status != "SUCCEEDED":
+                    latest = latest or run
+                    continue
+                if succeeded:
+                    return run.run_id
                 # One that was started here just now may not be in the list yet.
                 known = self._store.latest_of_scan(self.flow_id, name)
                 return known.run_id if known is not None and known.started > run.started else run.run_id
             if run.run_id.startswith(name.lower()):
                 beginning.append(run.run_id)
+        if latest is not None:
+            known = self._store.latest_of_scan(self.flow_id, name)
+            return known.run_id if known is not None and known.started > latest.started else latest.run_id
         if len(beginning) > 1:
             raise InputError(f"run {name!r}: several runs begin so: {', '.join(beginning[:5])}; give more of the id")
         if beginning:
@@ -558,25 +607,36 @@ class Client:
     ) -> ServiceRun:
         """Wait until a run has ended, or needs a person (INACTIVE); a service that cannot be reached is asked again.
 
+        A run of which this machine knows that it has ended is returned as last known (`asked`) where the service cannot be
+        asked.
+
         Parameters
         ----------
         run_id : str
         timeout_s : float, optional
             How long to wait; then the run is returned as it stands.
         on_change : callable, optional
-            Hears of the run whenever its status or state changed.
+            Hears of the run whenever its status, or the action in which it is, changed.
 
         Raises
         ------
         GlobusServiceError
             The service refuses, or could not be reached for half an hour.
         """
+        ended = self._known_as_ended(run_id)
+        if ended is not None:
+            if on_change is not None:
+                on_change(ended)
+            return ended
         end = None if timeout_s is None else time.monotonic() + timeout_s
-        pause, shown, patience = _POLL_FIRST_S, None, Patience()
+        pause, patience = _POLL_FIRST_S, Patience()
+        shown: tuple[str, str | None] | None = None
         while True:
             with patience:
                 run = self._read(run_id)
-                if (run.status, run.state) != shown:
+                # Between two actions it is in none; that is no news.
+                is_new = shown is None or run.status != shown[0] or (run.state is not None and run.state != shown[1])
+                if is_new:
                     shown, pause = (run.status, run.state), _POLL_FIRST_S
                     if on_change is not None:
                         on_change(run)
@@ -603,7 +663,24 @@ class Client:
         RunGone
             The service does not know the run, or no more.
         """
-        return self._noted(self._read(run_id))
+        run = self._read(run_id)
+        if run.error is not None and is_withheld(run.error):
+            return self.run(run_id)
+        return self._noted(run)
+
+    def endpoint_offline(self, endpoint: str) -> str | None:
+        """What the Compute service says of an endpoint that is not online; None where it is, or nobody knows.
+
+        One short question, which never fails: the answer is only good to have.
+        """
+        try:
+            client = self.services.compute_v2
+            with _hurried(client):
+                status = client.get_endpoint_status(endpoint).data.get("status")
+        except (globus_sdk.GlobusError, TomopipeError) as error:
+            _log.debug("the status of endpoint %s is not known: %s", endpoint, error)
+            return None
+        return None if status in (None, "online") else str(status)
 
     def results_on_host(self, run: ServiceRun) -> Path | None:
         """The run directory as the machine that computes sees it, where that is this machine; else None."""
@@ -621,8 +698,7 @@ class Client:
         if run.input is not None:
             collection = run.input["input"]["processing"]["id"]
         subject = f"globus://{collection}{run.run_directory}"
-        place = urllib.parse.urlencode({"origin_id": collection, "origin_path": f"{run.run_directory}/"})
-        folder = f"https://app.globus.org/file-manager?{place}"
+        folder = folder_address(collection, str(run.run_directory))
         report = None
         # The folder is known without the index.
         with contextlib.suppress(GlobusServiceError):
@@ -650,20 +726,42 @@ class Client:
             return {"id": match[1], "path": match[2]}
         source = self.deployment.source
         if not scan.startswith("/"):
-            if "://" in scan or not Path(scan).exists():
+            found = None if "://" in scan else self._in_source(scan)
+            if found is None:
                 raise ParameterError(
-                    f"SCAN {scan}: is no absolute path on the beamline's machine; give one such as "
-                    f"{(source.host_path or '/data').rstrip('/')}/scan_0042.h5, or globus://COLLECTION/path"
+                    f"SCAN {scan}: is no absolute path on the beamline's machine, and no file in the folder of this command "
+                    f"or of the deployment's scans; give one such as {(source.host_path or '/data').rstrip('/')}/"
+                    "scan_0042.h5, or globus://COLLECTION/path"
                 )
-            scan = str(Path(scan).absolute())
+            scan = found
         path = source.to_collection_path(scan)
+        if Path(scan).is_dir():
+            raise ParameterError(
+                f"SCAN {scan}: is a folder; give the path of a file in it, or list many with --manifest"
+            )
         # The machine that has the folder is the beamline's: there a file that is missing is a slip of the pen.
         if source.host_path is not None and Path(source.host_path).is_dir() and not Path(scan).is_file():
             raise ParameterError(
                 f"SCAN {scan}: there is no such file in {source.host_path}, which is on this machine; give the path of a "
                 "file, or globus://COLLECTION/path for one that is elsewhere"
             )
+        if Path(scan).is_file() and os.access(scan, os.R_OK):
+            # Its layout alone is looked at, and not locked: the detector's software may still have it open.
+            open_scan(scan, lock=False).close()
         return {"id": source.collection, "path": path}
+
+    def _in_source(self, scan: str) -> str | None:
+        """Absolute path of what a relative one means: here, or in the source folder; None where there is no such file."""
+        folder = self.deployment.source.host_path
+        for place in (Path(scan), *([Path(folder) / scan] if folder else [])):
+            if place.exists():
+                if folder:
+                    # The shell may stand in the folder under another name of it: a link, or '..'.
+                    with contextlib.suppress(ValueError):
+                        below = place.absolute().parent.resolve().relative_to(Path(folder).resolve())
+                        return str(Path(folder) / below / place.name)
+                return str(place.absolute().parent.resolve() / place.name)
+        return None
 
     def _set_destination(self, values: JsonObject, share: bool | None) -> None:
         if share is False:
@@ -692,6 +790,9 @@ class Client:
         scan_id = body["input"]["scan_id"]
         if label is not None and not 0 < len(label) <= LABEL_MAX:
             raise ParameterError(f"--label {label!r}: has {len(label)} characters; give 1 to {LABEL_MAX}")
+        tags = tuple(tags)
+        if not all(tag.strip() for tag in tags):
+            raise ParameterError("--tag '': is empty; give a word or two, or leave --tag out")
         all_tags = run_tags(scan_id, request_digest(body), tags)
         long = [tag for tag in all_tags if len(tag) > LABEL_MAX]
         if long:
@@ -822,6 +923,19 @@ class Client:
         with explained(f"reading the log of run {run_id}"):
             return list(self.services.flows.paginated.get_run_logs(run_id, limit=_LOG_PAGE).items())
 
+    def _known_as_ended(self, run_id: str) -> ServiceRun | None:
+        """A run of which this machine knows that it has ended: asked for once more, else as last known."""
+        known = self._store.find(run_id)
+        if known is None or known.run_id != run_id or not last_known(known).ended:
+            return None
+        try:
+            with _without_retries(self.services.flows.retry_config):
+                run = self.run(run_id)
+        except TomopipeError as error:
+            _log.debug("%s", error)
+            return last_known(known)
+        return run if run.ended else None
+
     def _known_input(self, run_id: str) -> JsonObject | None:
         known = self._store.find(run_id)
         return known.input if known else None
@@ -892,11 +1006,13 @@ class RunGone(InputError):
 
 def last_known(submission: Submission) -> ServiceRun:
     """A run as this machine last knew it."""
-    request = [f"request:{submission.request}"] if submission.request else []
+    tags = submission.tags or tuple(run_tags(submission.scan_id, submission.request or ""))
+    if not submission.request:
+        tags = tuple(tag for tag in tags if tag != "request:")
     return ServiceRun(
         run_id=submission.run_id, flow_id=submission.flow_id, deployment=submission.deployment,
         scan_id=submission.scan_id, label=submission.label, status=submission.status, started=submission.started,
-        finished=submission.finished, error=submission.error, input=submission.input, tags=tuple(request),
+        finished=submission.finished, error=submission.error, input=submission.input, tags=tags,
         run_directory=submission.run_directory, asked=submission.asked,
     )  # fmt: skip
 
@@ -913,6 +1029,18 @@ def _without_retries(config: globus_sdk.transport.RetryConfig) -> Iterator[None]
             yield
     finally:
         config.max_retries = before
+
+
+@contextlib.contextmanager
+def _hurried(client: globus_sdk.BaseClient) -> Iterator[None]:
+    """Let a client ask once, and wait for the answer a few seconds."""
+    before = client.transport.http_timeout
+    client.transport.http_timeout = _ASIDE_TIMEOUT_S
+    try:
+        with _without_retries(client.retry_config):
+            yield
+    finally:
+        client.transport.http_timeout = before
 
 
 def _passing(error: BaseException | None) -> bool:

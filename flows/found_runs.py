@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tomopipe.functions.errors import InputError, TomopipeError
 
 if TYPE_CHECKING:
-    from .client import Client, ServiceRun
+    from .client import Client
     from .local.run_store import RunRecord
     from .login import GlobusServiceError
+    from .service_run import Base, ServiceRun
     from .submissions import Submission
 
 DEPLOYMENT_VARIABLE = "TOMOPIPE_DEPLOYMENT"
@@ -113,6 +115,35 @@ def find_local(name: str) -> RunRecord | None:
         candidates = ", ".join(record.run_id for record in found[:5])
         raise InputError(f"run {name!r}: several runs begin so: {candidates}; give more of the id")
     return found[0] if found else None
+
+
+def latest_good(scan_id: str) -> RunRecord | None:
+    """The latest local run of a scan that succeeded."""
+    from .local.run import run_store
+
+    records = run_store().list_runs(1_000_000, status="SUCCEEDED")
+    return next((record for record in records if record.label == scan_id), None)
+
+
+def local_base(record: RunRecord, given: Mapping[str, Any], skip: Iterable[str]) -> Base:
+    """What a local run brings along to the request that starts from it, beside what is `given` anew."""
+    from .service_run import Base, flat
+
+    asked = flat(given)
+    brought = {name: value for name, value in flat(record.input["input"]["parameters"]).items() if name not in asked}
+    skipped = {"skip": list(skip)} if skip else {}
+    return Base(record.run_id, record.status, {**brought, **skipped})
+
+
+def error_of(record: RunRecord) -> str | None:
+    """Why a local run failed; from its log, where the record only says that the log has the cause."""
+    from .local.actions import first_failure, is_withheld
+    from .local.run import run_store
+
+    if record.error is None or not is_withheld(record.error):
+        return record.error
+    events = run_store().events(record.run_id)
+    return first_failure((event.code, event.details) for event in events) or record.error
 
 
 def results_of(name: str) -> RunRecord | Path | Elsewhere:

@@ -17,7 +17,8 @@ import yaml
 from tomopipe.functions.errors import ParameterError
 from tomopipe.functions.parameters import apply_overrides
 
-_KEYS = ("scan", "scan_id", "parameters")
+_KEYS = ("scan", "scan_id", "label", "parameters")
+_TEXTS = ("scan", "scan_id", "label")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ManifestEntry:
         File and place in it, for messages.
     scan : str
         Path on the beamline's machine, or `globus://UUID/path`.
-    scan_id : str or None
+    scan_id, label : str or None
     parameters : dict
         Sections and fields as in a parameter file.
     """
@@ -39,13 +40,15 @@ class ManifestEntry:
     scan: str
     scan_id: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
+    label: str | None = None
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:
     """Entries of a manifest: a YAML or JSON list, or CSV by the ending `.csv`.
 
-    An element of a list is a path, or a mapping with `scan` and, where wanted, `scan_id` and `parameters`. A CSV file
-    has a header: `scan`, `scan_id` where wanted, and any parameter as `SECTION.FIELD`; an empty cell is left out.
+    An element of a list is a path, or a mapping with `scan` and, where wanted, `scan_id`, `label` and `parameters`. A
+    CSV file has a header: `scan`, `scan_id` and `label` where wanted, and any parameter as `SECTION.FIELD`; an empty cell
+    is left out.
 
     Raises
     ------
@@ -94,7 +97,10 @@ def _from_item(where: str, item: Any) -> ManifestEntry:
     if scan_id is not None and not isinstance(scan_id, str):
         # YAML reads 0042 as a number, and a scan would get another name than the one written.
         raise ParameterError(f"{where}: scan_id={scan_id!r}: is no text; write it in quotes")
-    return ManifestEntry(where, scan, scan_id, dict(parameters))
+    label = item.get("label")
+    if label is not None and not isinstance(label, str):
+        raise ParameterError(f"{where}: label={label!r}: is no text; write it in quotes")
+    return ManifestEntry(where, scan, scan_id, dict(parameters), label)
 
 
 def _from_csv(path: Path, text: str) -> list[ManifestEntry]:
@@ -107,11 +113,11 @@ def _from_csv(path: Path, text: str) -> list[ManifestEntry]:
     if not rows:
         return []
     header = rows[0][1]
-    wrong = [name for name in header if name not in ("scan", "scan_id") and name.count(".") != 1]
+    wrong = [name for name in header if name not in _TEXTS and name.count(".") != 1]
     if "scan" not in header or wrong or len(set(header)) != len(header):
         found = f"column {wrong[0]!r}" if wrong else "no column 'scan'" if "scan" not in header else "a column twice"
         raise ParameterError(
-            f"--manifest {path}: {found} in the first line; name the columns scan, scan_id, and parameters as "
+            f"--manifest {path}: {found} in the first line; name the columns scan, scan_id, label, and parameters as "
             "SECTION.FIELD, each once"
         )
     return [_from_row(f"{path}: line {line}", header, row) for line, row in rows[1:]]
@@ -123,5 +129,5 @@ def _from_row(where: str, header: list[str], row: list[str]) -> ManifestEntry:
     cells = {name: cell for name, cell in zip(header, row, strict=True) if cell}
     if "scan" not in cells:
         raise ParameterError(f"{where}: scan is empty; give the path of a scan")
-    overrides = [f"{name}={cell}" for name, cell in cells.items() if name not in ("scan", "scan_id")]
-    return ManifestEntry(where, cells["scan"], cells.get("scan_id"), apply_overrides({}, overrides))
+    overrides = [f"{name}={cell}" for name, cell in cells.items() if name not in _TEXTS]
+    return ManifestEntry(where, cells["scan"], cells.get("scan_id"), apply_overrides({}, overrides), cells.get("label"))

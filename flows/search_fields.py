@@ -25,6 +25,14 @@ UNITS = frozenset({
 """Last words of a field's name that a query may leave out: ``porosity`` is ``metrics.porosity_percent``."""
 
 
+# Fields that are named first where a query names one that is not there.
+_ASKED = (
+    "porosity_percent", "porosity_open_percent", "phase_fraction_percent_1", "object_count",
+    "equivalent_diameter_mean_um", "thickness_mean_um", "tortuosity_factor_z", "scan_id", "sample", "energy_kev", "pixel_size_um",
+)  # fmt: skip
+_LISTED = 12
+
+
 def text_field(asked: str, known: Mapping[str, FieldType]) -> str:
     """The one field in which a query looks for a word.
 
@@ -65,8 +73,17 @@ def _resolve(asked: str, candidates: Mapping[str, FieldType], known: Mapping[str
             raise ParameterError(f"search query: {others[0]} is no number; look for a word in it, as in {asked}:word")
     names = {part for name in candidates for part in (name, name.rpartition(".")[2])}
     near = difflib.get_close_matches(asked, sorted(names), n=3)
-    hint = f"; similar: {', '.join(near)}" if near else f"; known: {', '.join(sorted(candidates)[:10]) or 'none yet'}"
+    listed = sorted(candidates, key=_by_interest)[:_LISTED]
+    hint = f"; similar: {', '.join(near)}" if near else f"; known: {', '.join(listed) or 'none yet'}"
     raise ParameterError(f"search query: there is no field {asked!r}{hint}")
+
+
+def _by_interest(name: str) -> tuple[int, int, str]:
+    """What people ask for first, then other metrics, the scan, and the rest; within each by name."""
+    last = name.rpartition(".")[2]
+    place = _ASKED.index(last) if last in _ASKED and not name.startswith("intervals.") else len(_ASKED)
+    kinds = ("metrics.", "scan.", "acquisition.")
+    return place, next((n for n, kind in enumerate(kinds) if name.startswith(kind)), len(kinds)), name
 
 
 def _ends_with(name: str, asked: str) -> bool:

@@ -30,17 +30,21 @@ from .found_runs import (
     ServiceReference,
     cancel_local,
     client_of,
+    error_of,
     find_run,
+    latest_good,
+    local_base,
     results_of,
     stand,
 )
 
 if TYPE_CHECKING:
     from .batch import BatchItem
-    from .client import Client, PreparedRun, ServiceRun
+    from .client import Client, PreparedRun
     from .deployment import Deployment
     from .local.run import LocalRequest
     from .local.run_store import EventRecord, RunRecord
+    from .service_run import Base, ServiceRun
 
 FAILED, BAD_INPUT, NEEDS_PERSON, INTERRUPTED = 1, 2, 3, 130
 
@@ -103,14 +107,15 @@ _SINCE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
-def register(app: typer.Typer, run_locally: Callable[[LocalRequest, bool], None]) -> None:
+def register(app: typer.Typer, run_locally: Callable[[LocalRequest, bool, Base | None], None]) -> None:
     """Add the commands to the command line.
 
     Parameters
     ----------
     app : typer.Typer
     run_locally : callable
-        Runs a request on this machine, prints its result (as JSON where asked), and leaves with its exit code.
+        Runs a request on this machine, prints its result (as JSON where asked, with what it starts from), and leaves with
+        its exit code.
     """
     app.command("deployments", short_help="List deployments, or print one's file.")(_deployments)
     app.command("login", short_help="Log in to Globus for a deployment.")(_login)
@@ -124,7 +129,13 @@ def register(app: typer.Typer, run_locally: Callable[[LocalRequest, bool], None]
 
     @app.command("reprocess", short_help="Run a scan again with other parameters.")
     def _reprocess(
-        name: Annotated[str, typer.Argument(help="Scan id, run id or its beginning.", metavar="SCAN_OR_RUN")],
+        name: Annotated[
+            str,
+            typer.Argument(
+                help="Scan id (its latest run that succeeded, else its latest), run id or its beginning.",
+                metavar="SCAN_OR_RUN",
+            ),
+        ],
         deployment: AtDeployment = None,
         start_from: StartFrom = None,
         override: Overrides = None,
@@ -157,15 +168,15 @@ def register(app: typer.Typer, run_locally: Callable[[LocalRequest, bool], None]
                 )
             request = _local_request(found)
             merged = _over(found.input["input"]["parameters"], values)
-            run_locally(
-                replace(
-                    request,
-                    parameters=parse_parameters(apply_overrides(merged, override or []), "reprocess"),
-                    skip=request.skip if skip is None else cast(tuple[SkippableStage, ...], tuple(skip)),
-                    start_from=cast(Stage | None, start_from),
-                ),
-                as_json,
+            changed = replace(
+                request,
+                parameters=parse_parameters(apply_overrides(merged, override or []), "reprocess"),
+                skip=request.skip if skip is None else cast(tuple[SkippableStage, ...], tuple(skip)),
+                start_from=cast(Stage | None, start_from),
             )
+            base = local_base(found, apply_overrides(values, override or []), request.skip if skip is None else ())
+            print(base, file=sys.stderr)
+            run_locally(changed, as_json, base)
             return
         client, asked = found
         prepared = client.prepare_reprocess(
@@ -206,7 +217,7 @@ def register(app: typer.Typer, run_locally: Callable[[LocalRequest, bool], None]
                 raise InputError(f"run {found.run_id}: is under way; wait for it, or cancel it first")
             if dry_run:
                 raise ParameterError(f"--dry-run: run {found.run_id} is a local one; leave it out")
-            run_locally(_local_request(found), as_json)
+            run_locally(_local_request(found), as_json, None)
             return
         client = _closing(found.client)
         prepared = client.prepare_retry(client.run(found.run_id), again=again)
@@ -375,10 +386,11 @@ def show_service_status(found: ServiceReference, as_json: bool) -> None:
     if run.input is not None:
         place = run.input["input"]["scan"]
         print(f"raw      globus://{place['id']}{place['path']}")
-    print(f"started  {run.started}\nfinished {run.finished or '-'}\nresults  {run.run_directory or '-'}")
+    print(f"started  {run.started}\nfinished {run.finished or '-'}")
+    _print_results(run)
     if run.asked is not None:
         print(f"as of    {run.asked} (the service cannot be asked now)")
-    table = Table("state", "status", "started", "tasks", box=None)
+    table = Table("state", "status", "started (UTC)", "tasks", box=None)
     for state in states:
         if state.type == "Action":
             tasks = f"{state.done}/{state.total}" if state.unit == "task" else ""
@@ -405,6 +417,9 @@ def service_json(run: ServiceRun) -> dict[str, Any]:
         "finished": run.finished,
         "run_directory": run.run_directory,
         "recipe_id": run.run_directory.rpartition("/")[2] if run.run_directory else None,
+        "folder": run.folder,
+        "share_directory": run.share_directory,
+        "share_folder": run.share_folder,
         "deployment": run.deployment,
         "flow_id": run.flow_id,
         "label": run.label,
@@ -415,6 +430,13 @@ def service_json(run: ServiceRun) -> dict[str, Any]:
         "asked": run.asked,
         "was_under_way": run.was_under_way,
     }
+
+
+def base_json(base: Base | None) -> dict[str, Any]:
+    """What a run starts from as JSON; nothing where it starts from no earlier one."""
+    if base is None:
+        return {}
+    return {"base": {"run_id": base.run_id, "status": base.status, "overrides": base.overrides}}
 
 
 def search_deployment(query: str, limit: int, deployment: str) -> list[Any]:
@@ -538,7 +560,8 @@ def _submit(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            help="Many scans: a YAML or JSON list, or CSV with columns scan, scan_id, SECTION.FIELD.", metavar="FILE"
+            help="Many scans: a YAML or JSON list, or CSV with columns scan, scan_id, label, SECTION.FIELD.",
+            metavar="FILE",
         ),
     ] = None,
     max_active: Annotated[
@@ -575,7 +598,7 @@ def _submit(
     if max_active is not None and manifest is None:
         raise ParameterError("--max-active: is for --manifest; leave it out")
     if manifest is not None and (scan_id is not None or label is not None):
-        raise ParameterError("--scan-id and --label: are of one scan; write scan_id into the manifest")
+        raise ParameterError("--scan-id and --label: are of one scan; write scan_id and label into the manifest")
     client = _client(_named(deployment))
     options: dict[str, Any] = {
         "parameters": values, "skip": skip or (), "start_from": start_from, "label": label, "tags": tag or (),
@@ -671,18 +694,33 @@ def _flow_id_if_known(deployment: Deployment) -> str | None:
 
 def _start(client: Client, prepared: PreparedRun, *, wait: bool, again: bool, dry_run: bool, as_json: bool) -> None:
     """Start a prepared run, and show or follow it."""
+    if prepared.base is not None:
+        print(prepared.base, file=sys.stderr)
     if dry_run:
         _print_prepared(prepared)
         return
     run = client.start(prepared, again=again)
     if run.was_under_way:
         print("the same request is under way; --again starts another run", file=sys.stderr)
+    _note_offline(client, prepared)
     if wait:
         if not as_json:
             _print_run(run)
-        _follow(client, run.run_id, as_json)
+        _follow(client, run.run_id, as_json, base=prepared.base)
         return
-    _print_started(run, as_json)
+    _print_started(run, as_json, prepared.base)
+
+
+def _note_offline(client: Client, prepared: PreparedRun) -> None:
+    endpoint = prepared.body["input"]["compute_endpoint"]
+    status = client.endpoint_offline(endpoint)
+    if status is not None:
+        hours = client.deployment.compute.wait_hours
+        print(
+            f"note: endpoint {endpoint} is {status}: the run waits for it up to {hours:g} h; "
+            f"`tomopipe preflight {client.deployment.called}`",
+            file=sys.stderr,
+        )
 
 
 def _print_prepared(prepared: PreparedRun) -> None:
@@ -692,13 +730,14 @@ def _print_prepared(prepared: PreparedRun) -> None:
         "run_monitors": list(prepared.monitors),
         "run_managers": list(prepared.managers),
         "body": prepared.body,
+        **base_json(prepared.base),
     }
     print(json.dumps(content, indent=2))
 
 
-def _print_started(run: ServiceRun, as_json: bool) -> None:
+def _print_started(run: ServiceRun, as_json: bool, base: Base | None = None) -> None:
     if as_json:
-        print(json.dumps(service_json(run), indent=2))
+        print(json.dumps({**service_json(run), **base_json(base)}, indent=2))
     else:
         _print_run(run)
     if run.status == "INACTIVE":
@@ -712,7 +751,18 @@ def _print_run(run: ServiceRun) -> None:
     print(f"run      {run.run_id}\nscan     {run.scan_id}\nstatus   {run.status}\npage     {run.url}")
 
 
-def _follow(client: Client, run_id: str, as_json: bool, timeout_s: float | None = None) -> None:
+def _print_results(run: ServiceRun) -> None:
+    """Where the results of a run are, and their copy: path and address in the Globus web app."""
+    print(f"results  {run.run_directory or '-'}")
+    if run.folder is not None:
+        print(f"         {run.folder}")
+    if run.share_directory is not None:
+        print(f"share    {run.share_directory}\n         {run.share_folder}")
+
+
+def _follow(
+    client: Client, run_id: str, as_json: bool, timeout_s: float | None = None, base: Base | None = None
+) -> None:
     """Wait for a run, and leave with the exit code of how it ended; Ctrl-C leaves the run alone."""
 
     def show(run: ServiceRun) -> None:
@@ -722,10 +772,13 @@ def _follow(client: Client, run_id: str, as_json: bool, timeout_s: float | None 
         f"the run goes on; follow it with: tomopipe wait {run_id[:8]}, stop it with: tomopipe cancel {run_id[:8]}"
     ):
         run = client.wait(run_id, timeout_s, show)
+    if run.asked is not None:
+        print(f"as of {run.asked}: the service cannot be asked now", file=sys.stderr)
     if as_json:
-        print(json.dumps(service_json(run), indent=2))
+        print(json.dumps({**service_json(run), **base_json(base)}, indent=2))
     elif run.status == "SUCCEEDED":
-        print(f"run {run.run_id} succeeded\nresults  {run.run_directory or '-'}")
+        print(f"run {run.run_id} succeeded")
+        _print_results(run)
     if run.status == "ACTIVE":
         print(f"run {run.run_id} is still ACTIVE after {timeout_s:g} s", file=sys.stderr)
         raise typer.Exit(FAILED)
@@ -768,11 +821,13 @@ def _wait_local(record: RunRecord, as_json: bool, timeout_s: float | None) -> No
         while record.status == "ACTIVE" and (end is None or time.monotonic() < end):
             time.sleep(0.5)
             record = store.get_run(record.run_id)
+    error = error_of(record)
     if as_json:
-        fields = ("run_id", "status", "error", "started", "finished", "run_directory", "recipe_id")
-        print(json.dumps({"scan_id": record.label, **{name: getattr(record, name) for name in fields}}, indent=2))
+        fields = ("run_id", "status", "started", "finished", "run_directory", "recipe_id")
+        content = {"scan_id": record.label, **{name: getattr(record, name) for name in fields}, "error": error}
+        print(json.dumps(content, indent=2))
     else:
-        print(f"run {record.run_id} {record.status}" + (f": {record.error}" if record.error else ""))
+        print(f"run {record.run_id} {record.status}" + (f": {error}" if error else ""))
     if record.status != "SUCCEEDED":
         raise typer.Exit(FAILED)
 
@@ -789,8 +844,8 @@ def _find_to_reprocess(name: str, deployment: str | None) -> RunRecord | tuple[C
             return _client(default), name
         raise
     if not isinstance(found, ServiceReference):
-        return found
-    # Of a scan its latest run is meant, which another machine may have submitted.
+        return latest_good(name) or found if found.label == name else found
+    # Of a scan a run is meant that another machine may have submitted.
     of_scan = found.known is not None and found.known.scan_id == name
     return _closing(found.client), name if of_scan else found.run_id
 
@@ -859,8 +914,14 @@ def _submit_manifest(
         print(json.dumps([{"scan_id": item.prepared.scan_id, "body": item.prepared.body} for item in items], indent=2))
         return
 
+    told = False
+
     def show(item: BatchItem) -> None:
+        nonlocal told
         assert item.run is not None
+        if item.submitted and not told:
+            told = True
+            _note_offline(client, item.prepared)
         print(f"{item.prepared.scan_id}  {item.run.status}  {item.run.run_id}", file=sys.stderr, flush=True)
 
     try:
@@ -902,7 +963,7 @@ def _print_runs(runs: list[ServiceRun], as_json: bool, none: str) -> None:
     if not runs:
         print(none)
         return
-    table = Table("run", "scan", "status", "started", "error", box=None)
+    table = Table("run", "scan", "status", "started (UTC)", "error", box=None)
     for run in runs:
         table.add_row(run.run_id, run.scan_id, run.status, run.started[:19], run.error or "")
     _out.print(table)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .local.actions import explain
+from .local.actions import explain, first_failure, is_index_gone, is_withheld
 from .local.run_store import EventRecord, StateRecord
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ REFRESHED = ("version", "functions_digest", "compute_endpoint", "user_endpoint_c
 """Fields of the input that say with what a run is run, besides the function ids; not part of what was asked for."""
 
 _FUNCTION_ID = "_function_id"
+_FILE_MANAGER = "https://app.globus.org/file-manager"
+# States of the other types pass in no time: who looks just then would be told of them by chance.
+_LASTING = ("", "Action", "Wait")
 _CANCELLED_CODES = ("FlowCanceled", "FlowCancelled")
 
 # What a service may ask of a login besides consents.
@@ -58,7 +62,7 @@ class ServiceRun:
     consent : str or None
         What an INACTIVE run waits for.
     state : str or None
-        The state in which it is, where the service says so.
+        The action, or the pause, in which it is, where the service says so.
     tags : tuple of str
     monitors, managers : tuple of str
         URNs of who may follow the run and who may cancel it, as far as one may see them.
@@ -106,6 +110,80 @@ class ServiceRun:
         """Whether the run has ended for good."""
         return self.status in ("SUCCEEDED", "FAILED", "CANCELLED")
 
+    @property
+    def folder(self) -> str | None:
+        """The run directory in the Globus web app, where both its collection and its path are known."""
+        place = self._place("processing")
+        return None if place is None or not self.run_directory else folder_address(place["id"], self.run_directory)
+
+    @property
+    def share_directory(self) -> str | None:
+        """Where a run that succeeded has copied its results to, `globus://COLLECTION/path`; None where it was not asked to."""
+        place, below = self._place("destination"), self._below_processing()
+        return None if place is None or below is None else f"globus://{place['id']}{place['path'].rstrip('/')}/{below}"
+
+    @property
+    def share_folder(self) -> str | None:
+        """That copy in the Globus web app."""
+        place, below = self._place("destination"), self._below_processing()
+        if place is None or below is None:
+            return None
+        return folder_address(place["id"], f"{place['path'].rstrip('/')}/{below}")
+
+    def _place(self, name: str) -> JsonObject | None:
+        place = _mapping(_mapping(_mapping(self.input).get("input")).get(name))
+        return place if isinstance(place.get("id"), str) and isinstance(place.get("path"), str) else None
+
+    def _below_processing(self) -> str | None:
+        """Path of the run directory below the results folder, of a run that has come to its copy."""
+        place = self._place("processing")
+        folder = None if place is None else f"{place['path'].rstrip('/')}/"
+        if self.status != "SUCCEEDED" or not self.run_directory or not folder:
+            return None
+        return self.run_directory.removeprefix(folder) if self.run_directory.startswith(folder) else None
+
+
+@dataclass(frozen=True)
+class Base:
+    """The earlier run, or record of one, that a request starts from.
+
+    Parameters
+    ----------
+    run_id : str or None
+        None where the run is gone, and its record in the index was taken.
+    status : str or None
+    overrides : dict
+        What it brings along beside what is deployed: `section.field` and its value, and `skip` where it left stages out.
+    """
+
+    run_id: str | None
+    status: str | None
+    overrides: dict[str, Any]
+
+    def __str__(self) -> str:
+        which = "its record in the index" if self.run_id is None else f"run {self.run_id[:8]} ({self.status})"
+        values = [
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in self.overrides.items()
+        ]
+        return f"from {which}, " + (f"with {', '.join(values)}" if values else "with no changed parameters")
+
+
+def flat(sections: Mapping[str, Any]) -> JsonObject:
+    """Parameters by `section.field`."""
+    flat: JsonObject = {}
+    for section, fields in sections.items():
+        if isinstance(fields, Mapping):
+            flat.update({f"{section}.{name}": value for name, value in fields.items()})
+        else:
+            flat[section] = fields
+    return flat
+
+
+def folder_address(collection: str, path: str) -> str:
+    """Address of a folder in the Globus web app, as `links.folder` of a search document has it."""
+    place = {"origin_id": collection, "origin_path": f"{path.rstrip('/')}/"}
+    return f"{_FILE_MANAGER}?{urllib.parse.urlencode(place, quote_via=urllib.parse.quote, safe='')}"
+
 
 def read_run(
     document: Mapping[str, Any],
@@ -142,9 +220,9 @@ def read_run(
         status=status,
         started=document["start_time"],
         finished=document.get("completion_time") if status not in ("ACTIVE", "INACTIVE") else None,
-        error=_error(details, entries) if status == "FAILED" else None,
+        error=_error(details, entries, deployment) if status == "FAILED" else None,
         consent=_consent(details) if status == "INACTIVE" else None,
-        state=details.get("state_name") if status in ("ACTIVE", "INACTIVE") else None,
+        state=_state(details) if status in ("ACTIVE", "INACTIVE") else None,
         tags=tags,
         monitors=tuple(document.get("run_monitors") or ()),
         managers=tuple(document.get("run_managers") or ()),
@@ -290,11 +368,31 @@ def _input(details: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> 
     return None
 
 
-def _error(details: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:
-    """Why a run failed: from its document, else from the last entry of its log that names an error."""
+def _state(details: Mapping[str, Any]) -> str | None:
+    """The state in which a run is: an INACTIVE run's document names it, an active one's within its own details."""
+    inner = _mapping(details.get("details"))
+    name = details.get("state_name") or inner.get("state_name")
+    return str(name) if name and (inner.get("state_type") or "") in _LASTING else None
+
+
+def _error(details: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], deployment: str) -> str:
+    """Why a run failed: from its document, else from the last entry of its log that names an error.
+
+    Where the document only says that the log has the cause, it is that of the log's first failed action.
+    """
+    coded = [(str(entry["code"]), _mapping(entry.get("details"))) for entry in entries]
+    gone = f"; the search index is gone or not open: tomopipe deploy {deployment}" if is_index_gone(coded) else ""
+    return f"{_said(details, entries, coded)}{gone}"
+
+
+def _said(
+    details: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], coded: Sequence[tuple[str, JsonObject]]
+) -> str:
     logged = [_mapping(entry.get("details")) for entry in reversed(entries) if "Fail" in entry["code"]]
     for place in (details, _mapping(details.get("details")), *logged):
         error = place.get("error") or place.get("exception")
+        if error and is_withheld(place.get("cause")):
+            return first_failure(coded) or explain(str(error), place.get("cause"))
         if error:
             return explain(str(error), place.get("cause"))
     return str(details.get("description") or "the service gives no reason; see the run's page")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection, Row
@@ -40,6 +39,12 @@ CREATE TABLE IF NOT EXISTS submissions (
 );
 CREATE INDEX IF NOT EXISTS submissions_of_request ON submissions (flow_id, request);
 """
+# A table of its own, made where it is missing, because the files of earlier versions lack it.
+_TAGS = "CREATE TABLE IF NOT EXISTS submission_tags (run_id TEXT PRIMARY KEY, tags TEXT NOT NULL)"
+_ROWS = (
+    "SELECT *, (SELECT tags FROM submission_tags WHERE submission_tags.run_id = submissions.run_id) AS tags"
+    " FROM submissions"
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Submission:
     error, finished, run_directory : str or None
     started, asked : str
         UTC, ISO 8601: when it was started, and when the service last said how it stands.
+    tags : tuple of str
+        Empty where they were not written down.
     """
 
     run_id: str
@@ -76,6 +83,7 @@ class Submission:
     finished: str | None
     run_directory: str | None
     asked: str
+    tags: tuple[str, ...] = ()
 
 
 class SubmissionStore:
@@ -103,7 +111,7 @@ class SubmissionStore:
             "input": None if run["input"] is None else json.dumps(run["input"]),
             "asked": utc_now(),
         }
-        columns = list(Submission.__dataclass_fields__)
+        columns = [name for name in Submission.__dataclass_fields__ if name != "tags"]
         changing = ("request", "input", "error", "finished", "run_directory")
         kept = ", ".join(f"{name} = coalesce(excluded.{name}, {name})" for name in changing)
         with self._transaction() as database:
@@ -112,12 +120,18 @@ class SubmissionStore:
                 f" ON CONFLICT (run_id) DO UPDATE SET status = excluded.status, asked = excluded.asked, {kept}",
                 [values[name] for name in columns],
             )
+            if run.get("tags"):
+                database.execute(
+                    "INSERT INTO submission_tags (run_id, tags) VALUES (?, ?)"
+                    " ON CONFLICT (run_id) DO UPDATE SET tags = excluded.tags",
+                    (run["run_id"], json.dumps(list(run["tags"]))),
+                )
 
     def list_runs(self, limit: int = 1_000_000, *, deployment: str | None = None) -> list[Submission]:
         """The latest runs, newest first; of one deployment where asked."""
         with self._transaction(write=False) as database:
             rows = database.execute(
-                "SELECT * FROM submissions WHERE (? IS NULL OR deployment = ?) ORDER BY started DESC LIMIT ?",
+                f"{_ROWS} WHERE (? IS NULL OR deployment = ?) ORDER BY started DESC LIMIT ?",
                 (deployment, deployment, limit),
             ).fetchall()
         return [_submission(row) for row in rows]
@@ -126,8 +140,7 @@ class SubmissionStore:
         """Runs of one request that had not ended when the service was last asked, newest first."""
         with self._transaction(write=False) as database:
             rows = database.execute(
-                "SELECT * FROM submissions WHERE flow_id = ? AND request = ? AND status IN ('ACTIVE', 'INACTIVE')"
-                " ORDER BY started DESC",
+                f"{_ROWS} WHERE flow_id = ? AND request = ? AND status IN ('ACTIVE', 'INACTIVE') ORDER BY started DESC",
                 (flow_id, request),
             ).fetchall()
         return [_submission(row) for row in rows]
@@ -141,12 +154,10 @@ class SubmissionStore:
             If several run ids begin so.
         """
         with self._transaction(write=False) as database:
-            rows = database.execute(
-                "SELECT * FROM submissions WHERE scan_id = ? ORDER BY started DESC LIMIT 1", (name,)
-            ).fetchall()
+            rows = database.execute(f"{_ROWS} WHERE scan_id = ? ORDER BY started DESC LIMIT 1", (name,)).fetchall()
             if not rows and name:
                 rows = database.execute(
-                    "SELECT * FROM submissions WHERE substr(run_id, 1, ?) = ? ORDER BY started DESC LIMIT 5",
+                    f"{_ROWS} WHERE substr(run_id, 1, ?) = ? ORDER BY started DESC LIMIT 5",
                     (len(name), name.lower()),
                 ).fetchall()
         if len(rows) > 1:
@@ -158,7 +169,7 @@ class SubmissionStore:
         """The latest run of a scan with one flow."""
         with self._transaction(write=False) as database:
             row = database.execute(
-                "SELECT * FROM submissions WHERE flow_id = ? AND scan_id = ? ORDER BY started DESC LIMIT 1",
+                f"{_ROWS} WHERE flow_id = ? AND scan_id = ? ORDER BY started DESC LIMIT 1",
                 (flow_id, scan_id),
             ).fetchone()
         return _submission(row) if row else None
@@ -185,8 +196,11 @@ class SubmissionStore:
                 ) from error
             yield
 
-    def _transaction(self, *, write: bool = True) -> AbstractContextManager[Connection]:
-        return transaction(self.path, _SCHEMA, write=write)
+    @contextlib.contextmanager
+    def _transaction(self, *, write: bool = True) -> Iterator[Connection]:
+        with transaction(self.path, _SCHEMA, write=write) as database:
+            database.execute(_TAGS)
+            yield database
 
 
 def submission_store() -> SubmissionStore:
@@ -198,4 +212,5 @@ def submission_store() -> SubmissionStore:
 
 def _submission(row: Row) -> Submission:
     values = {name: row[name] for name in Submission.__dataclass_fields__}
-    return Submission(**{**values, "input": None if row["input"] is None else json.loads(row["input"])})
+    body, tags = (None if row[name] is None else json.loads(row[name]) for name in ("input", "tags"))
+    return Submission(**{**values, "input": body, "tags": tuple(tags or ())})

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import yaml
 from facility.services.flows import Run
 from facility.services.http import Request, Response
@@ -98,9 +100,12 @@ class FacilityBed:
         return Client(self.file)
 
     def scan(self, name: str) -> str:
-        """A file of the beamline; the client never opens it."""
+        """A small scan of the beamline."""
         path = self.folder / "raw" / name
-        path.write_bytes(b"raw")
+        with h5py.File(path, "w") as file:
+            for field, frames in (("data", 2), ("data_white", 1), ("data_dark", 1)):
+                file[f"exchange/{field}"] = np.full((frames, 2, 2), frames, np.uint16)
+            file["exchange/theta"] = np.array([0.0, 90.0])
         return str(path)
 
     def runs(self) -> list[Run]:

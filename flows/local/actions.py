@@ -10,6 +10,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -158,25 +159,127 @@ _ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Lost|Exce
 _CLASS = re.compile(r"[A-Za-z_][\w.]*")
 
 
+# What Parsl and the system say of a worker that is gone: killed by a signal, or with its node.
+_LOST = re.compile(r"\b(?:WorkerLost|ManagerLost|BadStateException)\b|EXIT CODE: (?:137|-9)\b")
+_KILLED = re.compile(r"EXIT CODE: (137|-9)\b")
+_LOST_MAX = 160
+_LOST_HERE = ": killed, or out of memory? "
+_UNTRUSTED = "Ignoring start request for untrusted identity"
+_UNTRUSTED_REMEDY = (
+    "the endpoint serves its owner alone; use one that serves many people, or its owner's service account"
+)
+CAUSE_WITHHELD = "The index refused the record of this failure"
+"""How the cause begins that stands in the place of the one that the index has refused; the log has that."""
+
+_INDEX_GONE = re.compile(r"no open index|no index named|index .{0,80}\b(?:not open|not found|deleted)|\b404\b", re.I)
+
+
 def explain(error: str, cause: Any) -> str:
     """One message for a person from the error and the cause of a failed state.
 
     Of a failed action's status document it takes what the action says went wrong: the transfer's fatal error, the
-    tasks' exceptions, the ingest's message.
+    tasks' exceptions, the ingest's message. A worker that was lost is said as such, whatever the text around it.
     """
+    document = _document(cause)
+    details = document.get("details") if document is not None else None
+    if document is None or not isinstance(details, dict):
+        found = cause if document is None else document
+        return error if found is None else _with_remedy(f"{error}: {found}")
+    traces = _traces(details)
+    lost = [trace for trace in traces if _LOST.search(trace)]
+    exceptions = [_without_module(reason(trace)) for trace in traces if trace not in lost]
+    fatal = (details.get("fatal_error") or {}).get("description")
+    parts = [_lost_worker(lost[0]) if lost else None, fatal, details.get("message"), *dict.fromkeys(exceptions)]
+    said = [text for text in parts if text]
+    more = [f"and {len(said) - _SHOWN_ERRORS} more"] if len(said) > _SHOWN_ERRORS else []
+    listed = "; ".join([*said[:_SHOWN_ERRORS], *more])
+    return _with_remedy(f"{document.get('state_name', error)} failed: {listed or details}")
+
+
+def tracebacks(cause: Any) -> list[str]:
+    """The distinct texts of several lines that the cause of a failed action holds, as its tasks have raised them."""
+    details = (_document(cause) or {}).get("details")
+    texts = _traces(details) if isinstance(details, dict) else []
+    return [text.strip() for text in dict.fromkeys(texts) if "\n" in text.strip()]
+
+
+def is_withheld(cause: Any) -> bool:
+    """Whether a cause only says that the log has the cause."""
+    return isinstance(cause, str) and CAUSE_WITHHELD in cause
+
+
+def first_failure(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> str | None:
+    """What made a run fail, from its log: the first failed action that the flow took for a failure of the run.
+
+    Parameters
+    ----------
+    entries : iterable of (str, mapping)
+        Code and details of the log's entries, in order.
+
+    Returns
+    -------
+    str or None
+        State and cause, as `explain` says them; None where no action failed.
+    """
+    failed: list[Mapping[str, Any]] = []
+    entered: set[str] = set()
+    for code, details in entries:
+        if code.startswith("Action") and code.endswith(("Failed", "TimedOut", "TimeOut")):
+            failed.append(details)
+        entered.add(str(details.get("state_name")))
+    if not failed:
+        return None
+    # A state whose failure the flow passes over has no state that notes it.
+    noted = [details for details in failed if f"{details.get('state_name')}Failed" in entered]
+    first = (noted or failed)[0]
+    error, cause = str(first.get("exception") or first.get("error") or "failed"), first.get("cause")
+    text = explain(error, cause)
+    name = first.get("state_name")
+    return text if not name or text.startswith(str(name)) else f"{name} failed: {text}"
+
+
+def is_index_gone(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> bool:
+    """Whether a run's log says that there is no such search index, or that it is not open."""
+    return any(
+        code.startswith("ActionFailed")
+        and str(details.get("state_name", "")).startswith("Publish")
+        and _INDEX_GONE.search(str(details.get("cause")))
+        for code, details in entries
+    )
+
+
+def _document(cause: Any) -> JsonObject | None:
+    """The status document of a failed action, where the cause is one."""
     if isinstance(cause, str) and cause.startswith("{"):
         with contextlib.suppress(ValueError):
             cause = json.loads(cause)
-    details = cause.get("details") if isinstance(cause, dict) else None
-    if not isinstance(cause, dict) or not isinstance(details, dict):
-        return error if cause is None else f"{error}: {cause}"
-    fatal = (details.get("fatal_error") or {}).get("description")
-    traces = [task["exception"] for task in details.get("results") or () if "exception" in task]
-    exceptions = [_without_module(reason(trace)) for trace in traces]
-    said = [text for text in [fatal, details.get("message"), *dict.fromkeys(exceptions)] if text]
-    more = [f"and {len(said) - _SHOWN_ERRORS} more"] if len(said) > _SHOWN_ERRORS else []
-    found = "; ".join([*said[:_SHOWN_ERRORS], *more])
-    return f"{cause.get('state_name', error)} failed: {found or details}"
+    return cause if isinstance(cause, dict) else None
+
+
+def _traces(details: Mapping[str, Any]) -> list[str]:
+    results = details.get("results")
+    listed = results if isinstance(results, list) else []
+    return [str(task["exception"]) for task in listed if isinstance(task, dict) and "exception" in task]
+
+
+def _lost_worker(trace: str) -> str:
+    line = _without_module(reason(trace))
+    # The local provider's own text goes on with what is said here anyway.
+    said, _, own = (line.partition(": ")[2] or line).partition(_LOST_HERE)
+    killed = _KILLED.search(trace)
+    if killed:
+        said = f"exit code {killed[1]}"
+    elif said.endswith(":"):
+        # A pool's errors are listed below this line.
+        said = " ".join(f"{said} {trace.rpartition(said)[2]}".split())
+    return (
+        f"a worker died ({said[:_LOST_MAX]}): killed, out of memory, or out of time; "
+        f"`tomopipe retry` goes on from the finished slabs{'; fewer workers or smaller slabs need less' if own else ''}"
+    )
+
+
+def _with_remedy(text: str) -> str:
+    return f"{text}; {_UNTRUSTED_REMEDY}" if _UNTRUSTED in text else text
 
 
 def reason(exception: str) -> str:

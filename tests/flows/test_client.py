@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+import traceback
+import types
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from parsl.executors.errors import BadStateException
+from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
+from parsl.jobs.error_handlers import _get_error
+from parsl.jobs.states import JobState, JobStatus
 
-from tomopipe.flows.found_runs import find_run
-from tomopipe.flows.local.actions import explain, reason
+from tomopipe.flows.client import last_known
+from tomopipe.flows.found_runs import error_of, find_run
+from tomopipe.flows.local.actions import explain, is_withheld, reason
+from tomopipe.flows.local.compute import _lost
 from tomopipe.flows.local.run import run_store
 from tomopipe.flows.local.run_store import RunRecord
 from tomopipe.flows.manifest import read_manifest
@@ -31,6 +41,7 @@ from tomopipe.flows.service_run import (
     shortened,
 )
 from tomopipe.flows.submissions import SubmissionStore, submission_store
+from tomopipe.flows.tools.common import failed_state, failure_states
 from tomopipe.functions.errors import InputError, ParameterError
 
 RUN, FLOW = str(uuid.uuid4()), str(uuid.uuid4())
@@ -225,6 +236,158 @@ def test_an_action_that_failed_says_why_in_a_few_words() -> None:
     assert explain("E", nothing) == "S failed: refused"
 
 
+RETRY = "killed, out of memory, or out of time; `tomopipe retry` goes on from the finished slabs"
+
+
+def raised(error: Exception) -> str:
+    """Text of an exception as a worker sends it back."""
+    try:
+        raise error
+    except type(error):
+        return traceback.format_exc()
+
+
+def failed_tasks(*exceptions: str) -> dict[str, Any]:
+    return {"state_name": "Segment", "details": {"results": [{"exception": text} for text in exceptions]}}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (lambda: pool_failure(exit_code=137), "exit code 137"),
+        (lambda: pool_failure(exit_code=-9), "exit code -9"),
+        (
+            lambda: pool_failure(exit_code=1, message="qsub: over the limit"),
+            "Executor HighThroughputEngine failed due to: Error 1: qsub: over the limit EXIT CODE: 1",
+        ),
+        (lambda: WorkerLost(3, "n12"), "Task failure due to loss of worker 3 on host n12"),
+        (lambda: ManagerLost(b"abc", "n12"), "Task failure due to loss of manager abc on host n12"),
+    ],
+)
+def test_a_worker_that_was_killed_is_said_so(error: Callable[[], Exception], said: str) -> None:
+    cause = failed_tasks(raised(error()), raised(error()))
+    assert explain("ActionFailedException", json.dumps(cause)) == f"Segment failed: a worker died ({said}): {RETRY}"
+
+
+def pool_failure(exit_code: int, message: str | None = None) -> Exception:
+    """What Parsl makes of a pool of workers whose processes have ended."""
+    executor = types.SimpleNamespace(label="HighThroughputEngine")
+    failed = {"0": JobStatus(JobState.FAILED, message=message, exit_code=exit_code)}
+    return BadStateException(executor, str(_get_error(failed)))
+
+
+def test_a_worker_that_was_killed_here_is_said_so_once() -> None:
+    said = explain("E", failed_tasks(_lost("pool 1")["exception"]))
+    assert said == (
+        f"Segment failed: a worker died (the worker of this task was lost, also at the second try (pool 1)): {RETRY}; "
+        "fewer workers or smaller slabs need less"
+    )
+
+
+def test_an_error_of_a_stage_stands_beside_a_worker_that_was_killed() -> None:
+    said = explain("E", failed_tasks(TRACEBACK, raised(pool_failure(137))))
+    assert said == f"Segment failed: a worker died (exit code 137): {RETRY}; StageError: rows 8-16: nothing is finite"
+    assert "a worker died" not in explain("E", failed_tasks(raised(ValueError("EXIT CODE: 1370 of the detector"))))
+
+
+@pytest.mark.parametrize("cause", ["text", "tasks"])
+def test_an_endpoint_of_somebody_else_has_a_remedy(cause: str) -> None:
+    text = "Ignoring start request for untrusted identity. (Globus effective identity: x)"
+    said = explain("ActionUnableToRun", text if cause == "text" else failed_tasks(text))
+    assert text in said and said.endswith(
+        "; the endpoint serves its owner alone; use one that serves many people, or its owner's service account"
+    )
+
+
+WITHHELD = failure_states()["ShortenFailure"]["Parameters"]["cause"]
+NO_INDEX = "404 from https://x/search/ingest: there is no open index 'i'"
+
+
+def action_failed(second: int, name: str, cause: Any) -> dict[str, Any]:
+    return entry(
+        "ActionFailed", second, state_name=name, state_type="Action", exception="ActionUnableToRun", cause=cause
+    )
+
+
+def noted(second: int, name: str) -> dict[str, Any]:
+    (state,) = failed_state(name, planned=True)
+    return entry("PassStarted", second, state_name=state, state_type="Pass")
+
+
+def test_a_cause_that_the_index_refused_is_taken_from_the_log() -> None:
+    cause = json.dumps({**failed_tasks(TRACEBACK), "state_name": "Reconstruct"})
+    log = [
+        *LOG,
+        # A failure that the flow passes over is not why the run failed.
+        action_failed(6, "ForgetScanFailure", "not there"),
+        action_failed(7, "Reconstruct", cause),
+        noted(8, "Reconstruct"),
+        action_failed(9, "PublishFailure", "400: too long"),
+    ]
+    details = {"code": "FlowFailed", "error": "ActionFailedException", "cause": WITHHELD}
+    document = run_document("FAILED", details)
+    assert read_run(document, "here", log).error == "Reconstruct failed: StageError: rows 8-16: nothing is finite"
+    assert is_withheld(read_run(document, "here").error), "without its log there is nothing better to say"
+
+
+def test_an_index_that_is_gone_has_a_remedy() -> None:
+    log = [*LOG, action_failed(6, "PublishMetrics", NO_INDEX), noted(7, "PublishMetrics")]
+    log += [
+        action_failed(number, name, NO_INDEX) for number, name in ((8, "PublishFailure"), (9, "PublishShortFailure"))
+    ]
+    details = {"code": "FlowFailed", "error": "ActionUnableToRun", "cause": WITHHELD}
+    error = read_run(run_document("FAILED", details), "here", log).error or ""
+    assert error.startswith(f"PublishMetrics failed: ActionUnableToRun: {NO_INDEX}")
+    assert error.endswith("tomopipe deploy here")
+    # The index is gone, and something else has failed first.
+    log = [*LOG, action_failed(6, "Reconstruct", "no power"), noted(7, "Reconstruct"), *log[-2:]]
+    error = read_run(run_document("FAILED", details), "here", log).error or ""
+    assert error.startswith("Reconstruct failed: ActionUnableToRun: no power; ") and error.endswith("deploy here")
+    other = [*LOG, action_failed(6, "Reconstruct", "404"), noted(7, "Reconstruct")]
+    assert "deploy" not in (read_run(run_document("FAILED", details), "here", other).error or "")
+
+
+def test_a_local_run_takes_the_cause_from_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOMOPIPE_HOME", str(tmp_path))
+    store = run_store()
+    run_id = store.create_run(label="tooth", scan="/x", input={"input": {}}, definition_digest="d")
+    for one in (action_failed(6, "Segment", failed_tasks(TRACEBACK)), noted(7, "Segment")):
+        store.event(run_id, one["code"], one["description"], one["details"])
+    store.finish(run_id, "FAILED", explain("ActionFailedException", WITHHELD))
+    assert error_of(store.get_run(run_id)) == "Segment failed: StageError: rows 8-16: nothing is finite"
+    store.finish(run_id, "FAILED", "E: other")
+    assert error_of(store.get_run(run_id)) == "E: other"
+
+
+def test_an_active_run_is_in_the_action_that_its_details_name() -> None:
+    def state(kind: str) -> str | None:
+        details = {"code": f"{kind}Started", "details": {"state_name": "Reconstruct", "state_type": kind}}
+        return read_run(run_document("ACTIVE", details), "here").state
+
+    assert (state("Action"), state("Wait"), state("Choice"), state("Pass")) == (
+        "Reconstruct",
+        "Reconstruct",
+        None,
+        None,
+    )
+    assert read_run(run_document("SUCCEEDED", {"details": {"state_name": "X"}}), "here").state is None
+
+
+def test_a_run_knows_the_addresses_of_its_results() -> None:
+    destination = {"id": str(uuid.uuid4()), "path": "/our share"}
+    body = {"input": {**BODY["input"], "destination": destination}}
+    log = [entry("FlowStarted", 0, input=body), *LOG[1:]]
+    run = read_run(run_document("SUCCEEDED", {"code": "FlowSucceeded"}), "here", log)
+    web = "https://app.globus.org/file-manager?origin_id="
+    processing = BODY["input"]["processing"]["id"]  # type: ignore[index]
+    assert run.folder == f"{web}{processing}&origin_path=%2Fresults%2Ftooth%2Fabc123%2F"
+    assert run.share_directory == f"globus://{destination['id']}/our share/tooth/abc123"
+    assert run.share_folder == f"{web}{destination['id']}&origin_path=%2Four%20share%2Ftooth%2Fabc123%2F"
+    failed = read_run(run_document("FAILED", {"code": "FlowFailed"}), "here", log)
+    assert failed.folder == run.folder and failed.share_directory is None and failed.share_folder is None
+    assert read_run(run_document("SUCCEEDED", {}), "here", LOG).share_directory is None
+
+
 def test_states_are_those_of_the_log() -> None:
     states = read_states(LOG, "ACTIVE")
     assert [(state.name, state.status) for state in states] == [
@@ -289,19 +452,22 @@ def write(path: Path, text: str) -> Path:
 def test_a_manifest_is_a_list_or_a_table(tmp_path: Path) -> None:
     yaml_file = write(
         tmp_path / "m.yaml",
-        "- /data/a.h5\n- scan: /data/b.h5\n  scan_id: '0042'\n  parameters: {reconstruction: {center: 80.5}}\n",
+        "- /data/a.h5\n- scan: /data/b.h5\n  scan_id: '0042'\n  label: wet, 3\n"
+        "  parameters: {reconstruction: {center: 80.5}}\n",
     )
     a, b = read_manifest(yaml_file)
+    assert (a.label, b.label) == (None, "wet, 3")
     assert (a.scan, a.scan_id, a.parameters) == ("/data/a.h5", None, {})
     assert (b.scan, b.scan_id, b.parameters) == ("/data/b.h5", "0042", {"reconstruction": {"center": 80.5}})
     json_file = write(tmp_path / "m.json", json.dumps(["/data/a.h5", {"scan": "/data/b.h5", "scan_id": "0042"}]))
     assert [entry.scan_id for entry in read_manifest(json_file)] == [None, "0042"]
     csv_file = write(
         tmp_path / "m.csv",
-        "\ufeffscan,scan_id,reconstruction.center,segmentation.thresholds\n"
-        '/data/a.h5,0042,80.5,"[0.1, 0.2]"\n\n/data/b.h5,,,\n',
+        "\ufeffscan,scan_id,label,reconstruction.center,segmentation.thresholds\n"
+        '/data/a.h5,0042,wet,80.5,"[0.1, 0.2]"\n\n/data/b.h5,,,,\n',
     )
     a, b = read_manifest(csv_file)
+    assert (a.label, b.label) == ("wet", None)
     assert (a.scan_id, a.parameters) == (
         "0042", {"reconstruction": {"center": 80.5}, "segmentation": {"thresholds": [0.1, 0.2]}},
     )  # fmt: skip
@@ -321,6 +487,7 @@ def test_a_manifest_is_a_list_or_a_table(tmp_path: Path) -> None:
         ("m.yaml", "- scan: /a\n  scanid: b", "unknown key 'scanid'"),
         ("m.yaml", "- scan_id: b", "entry 1: scan=None"),
         ("m.yaml", "- scan: /a\n  scan_id: 0042", "write it in quotes"),
+        ("m.yaml", "- scan: /a\n  label: 7", "label=7: is no text"),
         ("m.yaml", "- scan: /a\n  parameters: 5", "parameters=5"),
         ("m.csv", "path\n/a", "column 'path'"),
         ("m.csv", "scan_id\n/a", "no column 'scan'"),
@@ -367,6 +534,19 @@ def test_the_local_record_keeps_what_is_known(tmp_path: Path) -> None:
         "later",
     )
     assert store.of_request(FLOW, "r1") == []
+
+
+def test_the_local_record_keeps_the_tags_also_in_a_file_of_before(tmp_path: Path) -> None:
+    store = SubmissionStore(tmp_path / "s.sqlite")
+    store.record(submission(RUN))
+    with sqlite3.connect(store.path) as database:
+        database.execute("DROP TABLE submission_tags")
+    (old,) = store.list_runs()
+    assert old.tags == () and last_known(old).tags == ("tomopipe", "scan:tooth", "request:r1")
+    store.record(submission(RUN, tags=("tomopipe", "scan:tooth", "request:r1", "mine")))
+    store.record(submission(RUN))
+    (known,) = store.list_runs()
+    assert last_known(known).tags == ("tomopipe", "scan:tooth", "request:r1", "mine")
 
 
 def test_the_local_record_is_found_by_scan_and_beginning(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_search(index: SearchIndex, query: str, samples: set[str]) -> None:
     ("query", "message"),
     [
         ("porosty > 1", "there is no field 'porosty'; similar: .*porosity_percent"),
-        ("zzz > 1", "there is no field 'zzz'; known: metrics.mean_diameter_um"),
+        ("zzz > 1", "there is no field 'zzz'; known: metrics.porosity_percent, metrics.mean_diameter_um"),
         ("zzz:word", "there is no field 'zzz'"),
         ("name > 1", "sample.name is no number; look for a word in it, as in name:word"),
         ("sample.name > 1", "sample.name is no number"),

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+import h5py
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -32,7 +34,7 @@ from tomopipe.flows import batch, client, service_commands
 from tomopipe.flows.cli import main
 from tomopipe.flows.client import Client
 from tomopipe.flows.deployment import load_deployment
-from tomopipe.flows.found_runs import cancel_local
+from tomopipe.flows.found_runs import cancel_local, latest_good, local_base
 from tomopipe.flows.local.run_store import RunStore
 from tomopipe.flows.login import GlobusServiceError, make_services
 from tomopipe.flows.manifest import ManifestEntry
@@ -346,7 +348,8 @@ def test_states_and_log_are_whole(bed: FacilityBed, here: Client) -> None:
     codes = [event.code for event in here.log(run.run_id)]
     assert codes[0] == "FlowStarted" and codes[-1] == "FlowSucceeded"
     assert request_fields(run)["scan_id"] == "copied"
-    assert (bed.folder / "results" / "tomography" / "copied" / "raw.h5").read_bytes() == b"raw"
+    raw, copied = (bed.folder / name for name in ("raw/copied.h5", "results/tomography/copied/raw.h5"))
+    assert copied.read_bytes() == raw.read_bytes()
 
 
 def test_runs_of_this_machine_and_of_a_deployment(
@@ -400,7 +403,7 @@ def test_reprocess_of_a_scan_takes_the_latest_run_of_any_machine(
 ) -> None:
     first = here.wait(here.submit(bed.scan("tooth.h5")).run_id)
     with another_machine():
-        here.submit(bed.scan("tooth.h5"), parameters={"reconstruction": {"center": 82.5}})
+        here.wait(here.submit(bed.scan("tooth.h5"), parameters={"reconstruction": {"center": 82.5}}).run_id)
     for name, center in (("tooth", 82.5), (first.run_id[:8], None)):
         assert tomopipe("reprocess", name, "--set", "segmentation.phases=3").code == 0
         parameters = bed.runs()[-1].input["input"]["parameters"]
@@ -755,6 +758,46 @@ def test_reprocess_takes_the_request_from_the_latest_run(
     assert len(bed.runs()) == 4
 
 
+def test_reprocess_of_a_scan_rather_takes_a_run_that_succeeded(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    good = here.submit(bed.scan("tooth.h5"), parameters={"reconstruction": {"center": 1021.5}}, skip=["denoise"])
+    here.wait(good.run_id)
+    failed = here.wait(here.submit(bed.scan("tooth.h5"), parameters={"segmentation": {"phases": 3}}).run_id)
+    bed.runs()[1].status, bed.runs()[1].details = "FAILED", {"code": "FlowFailed", "error": "E", "cause": "no power"}
+    submission_store().path.unlink()
+    said = f'from run {good.run_id[:8]} (SUCCEEDED), with reconstruction.center=1021.5, skip=["denoise"]'
+    planned = tomopipe("reprocess", "tooth", "--set", "segmentation.phases=2", "-d", bed.file, "--dry-run")
+    assert planned.code == 0 and said in planned.err.splitlines()
+    assert json.loads(planned.out)["base"]["run_id"] == good.run_id
+    done = tomopipe("reprocess", "tooth", "--set", "reconstruction.center=80", "-d", bed.file, "--json")
+    assert done.code == 0, done.err
+    expected = {"run_id": good.run_id, "status": "SUCCEEDED", "overrides": {"skip": ["denoise"]}}
+    assert json.loads(done.out)["base"] == expected, "what is said anew was not brought along"
+    fields = bed.runs()[-1].input["input"]
+    assert fields["skip"] == ["denoise"] and fields["parameters"]["reconstruction"]["center"] == 80
+    taken = tomopipe("reprocess", failed.run_id, "--set", "reconstruction.center=81", "-d", bed.file)
+    assert f"from run {failed.run_id[:8]} (FAILED), with segmentation.phases=3" in taken.err.splitlines()
+    # Where none has succeeded, the latest.
+    for run in bed.runs():
+        run.status, run.details = "FAILED", {"code": "FlowFailed", "error": "E", "cause": "no power"}
+    assert here.find("tooth", succeeded=True) == bed.runs()[-1].id
+
+
+def test_reprocess_here_says_what_it_starts_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOMOPIPE_HOME", str(tmp_path))
+    store = RunStore(tmp_path / "runs.sqlite")
+    body = {"input": {"parameters": {"reconstruction": {"center": 80.5, "filter": "hann"}}, "skip": ["denoise"]}}
+    runs = [store.create_run(label="foam", scan="/x", input=body, definition_digest="d") for _ in range(2)]
+    store.finish(runs[0], "SUCCEEDED")
+    store.finish(runs[1], "FAILED", "E")
+    good = latest_good("foam")
+    assert good is not None and good.run_id == runs[0] and latest_good("other") is None
+    base = local_base(good, {"reconstruction": {"filter": "ramp"}}, ("denoise",))
+    assert str(base) == f'from run {runs[0][:8]} (SUCCEEDED), with reconstruction.center=80.5, skip=["denoise"]'
+    assert str(local_base(good, body["input"]["parameters"], ())).endswith("with no changed parameters")
+
+
 def release(bed: FacilityBed, run_id: str) -> None:
     """What the service does with a run after 90 days."""
     with make_services(load_deployment(bed.file)) as services:
@@ -977,6 +1020,192 @@ def test_bad_input_is_one_line(bed: FacilityBed, tomopipe: Callable[..., Command
     assert bed.runs() == []
 
 
+def test_a_file_that_is_no_scan_is_refused_before_it_is_sent(
+    bed: FacilityBed, tomopipe: Callable[..., Command]
+) -> None:
+    scan, broken = bed.scan("tooth.h5"), bed.folder / "raw" / "broken.h5"
+    broken.write_bytes(Path(scan).read_bytes()[:100])
+    empty = bed.folder / "raw" / "no_angles.h5"
+    with h5py.File(empty, "w") as file:
+        file["exchange/data"] = np.zeros((2, 2, 2), np.uint16)
+    for path in (broken, empty):
+        for options in ([], ["--dry-run"]):
+            done = tomopipe("submit", path, "-d", bed.file, *options)
+            assert done.code == 2 and done.err.startswith(f"error: {path}: ") and done.err.count("\n") == 1
+    listed = bed.folder / "m.yaml"
+    listed.write_text(yaml.safe_dump([scan, str(broken)]), encoding="utf-8")
+    done = tomopipe("submit", "--manifest", listed, "-d", bed.file)
+    assert done.code == 2 and f"{listed}: entry 2: {broken}: " in done.err
+    folder = tomopipe("submit", bed.folder / "raw", "-d", bed.file)
+    assert folder.code == 2 and "raw: is a folder" in folder.err
+    assert bed.runs() == []
+
+
+def test_a_relative_path_of_a_file_in_the_source_folder_will_do(
+    bed: FacilityBed, tomopipe: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = bed.folder / "raw"
+    (raw / "day").mkdir()
+    bed.scan("day/tooth.h5")
+    link = bed.folder / "link"
+    link.symlink_to(raw)
+    for place, name in (
+        (raw / "day", "tooth.h5"),
+        (raw / "day", "../day/tooth.h5"),
+        (link, "day/tooth.h5"),
+        (bed.folder, "raw/day/tooth.h5"),
+        (bed.folder / "results", "day/tooth.h5"),
+    ):
+        monkeypatch.chdir(place)
+        done = tomopipe("submit", name, "-d", bed.file, "--dry-run")
+        assert done.code == 0, (place, name, done.err)
+        assert json.loads(done.out)["body"]["input"]["scan"]["path"] == "/day/tooth.h5"
+    refused = tomopipe("submit", "other.h5", "-d", bed.file)
+    assert refused.code == 2 and "no absolute path" in refused.err and bed.runs() == []
+
+
+def test_labels_stand_in_a_manifest(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
+    file = bed.folder / "m.yaml"
+    file.write_text(yaml.safe_dump([{"scan": bed.scan("a.h5"), "label": "wet, 3"}, bed.scan("b.h5")]), encoding="utf-8")
+    assert tomopipe("submit", "--manifest", file, "-d", bed.file).code == 0
+    assert sorted(run.label or "" for run in bed.runs()) == ["b", "wet, 3"]
+
+
+class EndpointStatus:
+    """A Compute part that only says how its endpoints are."""
+
+    prefixes = ("/v2/endpoints",)
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+    def handle(self, request: Request) -> Response:
+        return Response(200, {"status": self.status})
+
+
+def test_an_endpoint_that_is_offline_is_noted(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
+    part = EndpointStatus("offline")
+    bed.web.mount_compute(part)
+    endpoint = load_deployment(bed.file).compute.endpoint
+    done = tomopipe("submit", bed.scan("tooth.h5"), "-d", bed.file)
+    note = f"note: endpoint {endpoint} is offline: the run waits for it up to 168 h; `tomopipe preflight {bed.file}`"
+    assert done.code == 0 and done.err.splitlines() == [note]
+    listed = tomopipe("submit", "--manifest", manifest(bed, "a.h5", "b.h5"), "-d", bed.file)
+    assert listed.code == 0 and listed.err.count("is offline") == 1
+    part.status = "online"
+    assert "note:" not in tomopipe("submit", bed.scan("c.h5"), "-d", bed.file).err
+    part.status = "offline"
+    asked = [one for one in bed.web.requests if one.path.startswith("/v2/endpoints")]
+    bed.web.fail_next(503, times=1, prefix="/v2/endpoints")
+    done = tomopipe("submit", bed.scan("d.h5"), "-d", bed.file)
+    assert done.code == 0 and "note:" not in done.err and len(bed.runs()) == 5
+    later = [one for one in bed.web.requests if one.path.startswith("/v2/endpoints")]
+    assert len(later) == len(asked) + 1, "asked once"
+
+
+def test_where_the_results_are_is_said(bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]) -> None:
+    run = here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    bed.inspected(run.run_id, "tooth/0123456789ab")
+    web = "https://app.globus.org/file-manager"
+    processing, share = here.deployment.processing.collection, here.deployment.share
+    assert share is not None
+    folder = f"{web}?origin_id={processing}&origin_path=%2Ftomography%2Ftooth%2F0123456789ab%2F"
+    copy = f"{web}?origin_id={share.collection}&origin_path=%2Fshare%2Ftooth%2F0123456789ab%2F"
+    for command in ("wait", "status"):
+        printed = tomopipe(command, "tooth").out
+        for line in (
+            "results  /tomography/tooth/0123456789ab", folder, copy,
+            f"share    globus://{share.collection}/share/tooth/0123456789ab",
+        ):  # fmt: skip
+            assert line in [text.strip() for text in printed.splitlines()], printed
+    shown = json.loads(tomopipe("wait", "tooth", "--json").out)
+    assert (shown["folder"], shown["share_folder"]) == (folder, copy)
+    unshared = here.wait(here.submit(bed.scan("tooth.h5"), share=False).run_id)
+    bed.inspected(unshared.run_id, "tooth/0123456789ab")
+    printed = tomopipe("wait", unshared.run_id).out
+    assert folder in printed and "share" not in printed
+
+
+def test_wait_for_what_is_known_to_have_ended_needs_no_service(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    good = here.wait(here.submit(bed.scan("tooth.h5")).run_id)
+    here.wait(here.submit(bed.scan("bad_1.h5")).run_id)
+    before = len(bed.web.requests)
+    for name, code in (("tooth", 0), ("bad_1", 1)):
+        bed.web.fail_next(503, times=1, prefix="/runs")
+        done = tomopipe("wait", name)
+        assert done.code == code and "cannot be asked now" in done.err, done.err
+    assert [one.status for one in bed.web.requests[before:] if one.path.startswith("/runs")] == [503, 503]
+    assert tomopipe("wait", good.run_id).err == "tooth  SUCCEEDED\n"
+    # One that was under way when last asked is asked for until the service says more.
+    held = here.submit(bed.scan("held.h5"))
+    bed.end(held.run_id)
+    bed.web.fail_next(503, times=2, prefix="/runs")
+    assert "was cancelled" in tomopipe("wait", "held").err
+
+
+def test_wait_and_status_say_in_which_state_a_run_is(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    here.submit(bed.scan("held.h5"))
+    done = tomopipe("wait", "held", "--timeout", "0.5")
+    assert "held  ACTIVE  Hold" in done.err.splitlines()
+    assert json.loads(tomopipe("status", "held", "--json").out)["state"] == "Hold"
+    run = bed.runs()[0]
+    seen: list[str | None] = []
+
+    def change(one: Any) -> None:
+        seen.append(one.state)
+        step = {"code": "ActionStarted", "details": {"state_name": "Reconstruct", "state_type": "Action"}}
+        between = {"code": "ChoiceStarted", "details": {"state_name": "SegmentNeeded", "state_type": "Choice"}}
+        run.details = {1: step, 2: between}.get(len(seen), run.details)
+
+    here.wait(run.id, timeout_s=1.5, on_change=change)
+    assert seen == ["Hold", "Reconstruct"], "a choice between two actions is no news"
+
+
+def test_times_are_said_to_be_utc_and_tags_are_whole(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    refused = tomopipe("submit", bed.scan("tooth.h5"), "-d", bed.file, "--tag", "")
+    assert refused.code == 2 and "--tag '': is empty" in refused.err and bed.runs() == []
+    run = here.wait(here.submit(bed.scan("tooth.h5"), tags=["beam time 3"]).run_id)
+    assert "started (UTC)" in tomopipe("runs").out and "started (UTC)" in tomopipe("status", "tooth").out
+    (row,) = json.loads(tomopipe("runs", "--json").out)
+    assert row["tags"] == list(run.tags) and row["tags"][-1] == "beam time 3"
+
+
+def test_a_log_for_people_says_each_thing_once(
+    bed: FacilityBed, here: Client, tomopipe: Callable[..., Command]
+) -> None:
+    run = here.wait(here.submit(bed.scan("bad_1.h5")).run_id)
+    trace = "Traceback (most recent call last):\n  File x\nm.StageError: rows 8-16: gone"
+    cause = {"state_name": "Segment", "details": {"results": [{"exception": trace}, {"exception": trace}]}}
+    kept = next(one for one in bed.runs() if one.id == run.run_id)
+    for code in ("ActionFailed", "FlowFailed"):
+        kept.event(
+            code, "failed", {"state_name": "Segment", "exception": "E", "error": "E", "cause": json.dumps(cause)}
+        )
+    printed = tomopipe("log", "bad_1").out
+    assert printed.count("    Segment failed: StageError: rows 8-16: gone\n") == 1
+    assert (
+        printed.count("    Traceback (most recent call last):\n      File x\n    m.StageError: rows 8-16: gone\n") == 1
+    )
+    assert "ChoiceStarted" not in printed and "\\n" not in printed and "FlowStarted" in printed
+    assert "ChoiceStarted" in tomopipe("log", "bad_1", "--all").out
+    codes = [json.loads(line)["code"] for line in tomopipe("log", "bad_1", "--json").out.splitlines()]
+    assert "ChoiceStarted" in codes and codes == [one.code for one in here.log(run.run_id)]
+
+
+def test_a_search_of_nothing_finds_nothing(bed: FacilityBed, tomopipe: Callable[..., Command]) -> None:
+    for query in ("porosity > 20", "sample:shale", "*"):
+        assert tomopipe("search", query, "--local").out == "nothing found\n"
+    assert tomopipe("search", "porosity >", "--local").code == 2
+    unknown = tomopipe("search", "qqqqqq > 5", "-d", bed.file)
+    assert unknown.code == 2 and "known: metrics.porosity_percent, " in unknown.err and "scan.energy_kev" in unknown.err
+
+
 def test_the_deployment_may_be_set_once(
     bed: FacilityBed, tomopipe: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1079,6 +1308,8 @@ def test_a_local_run_is_reprocessed_and_retried_here(tmp_path: Path) -> None:
     done = pipeline("reprocess", "foam", "--from", "reconstruct", "--set", "reconstruction.filter=hann", "--json")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
+    assert shown["base"]["status"] == "SUCCEEDED" and shown["base"]["overrides"] == {"skip": ["denoise"]}
+    assert f"from run {shown['base']['run_id'][:8]} (SUCCEEDED)" in done.stderr
     second = RunDirectory(Path(shown["run_directory"]))
     assert second.root.parent == first.root.parent and second.root != first.root and first.metrics.is_file()
     document = second.read_run()
