@@ -49,8 +49,9 @@ def main() -> int:
 def _serve(folder: Path) -> int:
     from facility.facility import Facility
 
-    # `kill` ends it as properly as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # `kill` ends it as properly as Ctrl-C does, and SIGINT where the shell that started it in the background has it ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         print("Starting the services, the broker and the Compute agent ...", flush=True)
         with Facility(folder) as facility:
