@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tomopipe.functions.errors import InputError, TomopipeError
+from tomopipe.functions.errors import InputError, ScanError, TomopipeError
 from tomopipe.functions.parameters import validate_model
 from tomopipe.functions.rundir import write_json
 
@@ -392,6 +392,8 @@ class ServiceBackend:
             )
             people = plan.get("visible_to")
             return prepared if people is None else _visible_to(prepared, people)
+        except ScanError:
+            raise
         except InputError as error:
             raise Refused(str(error)) from error
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from tomopipe.functions.errors import TomopipeError
+from tomopipe.functions.errors import ScanError, TomopipeError
 
 from .backends import Backend, Kept, Refused, RunStatus
 from .config import Rule, SubmitterConfig
@@ -220,6 +220,10 @@ class Submitter:
         except Refused as error:
             self._refuse(entry, str(error))
             return
+        except ScanError as error:
+            # Found finished a moment ago: a disk that is away for a while is no reason to give the scan up.
+            self._keep(entry, str(error))
+            return
         except Kept as error:
             self._failed(entry, error, is_sent=False)
             return
@@ -275,6 +279,12 @@ class Submitter:
             self._people.tell(f"target {entry.target}", f"no runs can be started at {entry.target}: {reason}")
         else:
             _log.warning("%s: %s; trying again in %.0f s", entry.path, reason, pause)
+
+    def _keep(self, entry: Entry, reason: str) -> None:
+        """Try again later what is wrong with one scan alone and may pass; nothing was sent."""
+        self._ledger.give_back(entry, reason, self._clock() + self._pause(entry.failures + 1))
+        if entry.failures + 1 >= self._settings.tell_after:
+            self._people.tell(f"entry {entry.number}", f"{entry.path}: cannot be started: {reason}")
 
     def _refuse(self, entry: Entry, reason: str) -> None:
         self._ledger.refuse(entry, reason)

@@ -14,7 +14,7 @@ from tomopipe.flows.service_run import ServiceRun
 from tomopipe.flows.trigger.backends import Backends, Kept, Refused, ServiceBackend
 from tomopipe.flows.trigger.config import Rule, SubmitterConfig
 from tomopipe.flows.trigger.entry import Entry, run_tag
-from tomopipe.functions.errors import InputError, ParameterError, TomopipeError
+from tomopipe.functions.errors import InputError, ParameterError, ScanError, TomopipeError
 
 
 @pytest.fixture
@@ -159,6 +159,22 @@ def test_what_cannot_be_asked_for_like_that_fails_and_can_be_retried(beamline: B
     beamline.service.refuse_with = None
     retry(beamline, number)
     assert beamline.state(number) == "submitted"
+
+
+def test_a_file_that_cannot_be_opened_for_a_while_is_kept_and_holds_up_nothing_else(beamline: Beamline) -> None:
+    number = beamline.make_ready(beamline.write()).number
+    beamline.service.refuse_with = ScanError("scan_1.h5: cannot be opened (input/output error)")
+    for _ in range(4):
+        beamline.submitter.step()
+        entry = beamline.ledger.get(number)
+        assert (entry.state, entry.reason) == ("ready", "scan_1.h5: cannot be opened (input/output error)")
+        beamline.pass_time(3600)
+    assert beamline.people.told
+    assert not beamline.submitter.gates()
+    beamline.service.refuse_with = None
+    beamline.submitter.step()
+    assert beamline.state(number) == "submitted"
+    assert len(beamline.service.runs) == 1
 
 
 def retry(beamline: Beamline, number: int) -> None:
@@ -362,6 +378,8 @@ class FakeClient:
     def prepare(self, scan: str, **options: Any) -> Any:
         if "bad" in scan:
             raise ParameterError("SCAN: is no good")
+        if isinstance(self.error, ScanError):
+            raise self.error
         return {"scan": scan, **options}
 
     def start(self, prepared: Any) -> ServiceRun:
@@ -430,6 +448,9 @@ def test_what_the_client_says_decides_whether_a_scan_is_kept(beamline: Beamline)
             backend.submit(entry, entry.key)
     with pytest.raises(Refused, match="is no good"):
         backend.submit(claimed(beamline, "bad.h5"), "key")
+    client.error = ScanError("scan_1.h5: cannot be opened")
+    with pytest.raises(ScanError):
+        backend.submit(entry, entry.key)
 
     def no_login(name: str) -> Any:
         raise LoginNeeded("run `tomopipe login`")
