@@ -95,8 +95,8 @@ class Backend(Protocol):
 
         Raises
         ------
-        Refused, Kept
-            Nothing was sent.
+        Refused, Kept, ScanError
+            Nothing was sent; ScanError where the file cannot be read now.
         TomopipeError
             It is not known whether the run was started.
         """
@@ -314,7 +314,7 @@ class ServiceBackend:
         try:
             client = self._connected()
             prepared = self._prepared(client, entry, key)
-        except Refused:
+        except (Refused, ScanError):
             raise
         except TomopipeError as error:
             self.close()
