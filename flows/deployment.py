@@ -31,6 +31,7 @@ from tomopipe.functions.parameters import Execution, Parameters
 
 from .local.home import home
 from .request import Principal, Uuid
+from .strict_yaml import StrictLoader
 
 FORMAT = "tomopipe-deployment/1"
 
@@ -439,24 +440,6 @@ class _Layer(BaseModel):
     values: dict[str, Any]
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, of which YAML would silently take the last."""
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-    twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
-    if twice is not None:
-        raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
-    loader.flatten_mapping(node)
-    return {
-        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
-    }
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def _own_folder() -> Path:
     return home() / "deployments"
 
@@ -514,7 +497,7 @@ def _read(file: Path) -> dict[str, Any]:
             "letters, digits, '.', '_' and '-'"
         )
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)
     except OSError as error:
         raise ParameterError(f"{file}: cannot be read: {error.strerror}; check the path and its permissions") from error
     except UnicodeDecodeError as error:

@@ -102,16 +102,7 @@ class SearchIndex:
             self.ingest(subject, body["content"], entry_id=entry_id, visible_to=visible_to)
         except (InputError, sqlite3.Error) as error:
             message = f"search ingest: {error}"
-        details = {
-            "task_id": str(uuid.uuid4()),
-            "task_type": "INGEST",
-            "index_id": body["search_index"],
-            "state": "FAILED" if message else "SUCCESS",
-            "message": message,
-            "creation_date": started,
-            "completion_date": utc_now(),
-        }
-        return ActionResult("FAILED" if message else "SUCCEEDED", details)
+        return _ended("INGEST", body["search_index"], started, message)
 
     def ingest(
         self, subject: str, content: JsonObject, *, entry_id: str = "", visible_to: Sequence[str] = ("public",)
@@ -221,16 +212,21 @@ class SearchDeletion:
             self._index.delete_subject(body["subject"])
         except (InputError, sqlite3.Error) as error:
             message = f"search delete: {error}"
-        details = {
-            "task_id": str(uuid.uuid4()),
-            "task_type": "DELETE_BY_SUBJECT",
-            "index_id": body["search_index"],
-            "state": "FAILED" if message else "SUCCESS",
-            "message": message,
-            "creation_date": started,
-            "completion_date": utc_now(),
-        }
-        return ActionResult("FAILED" if message else "SUCCEEDED", details)
+        return _ended("DELETE_BY_SUBJECT", body["search_index"], started, message)
+
+
+def _ended(task_type: str, index_id: str, started: str, message: str | None) -> ActionResult:
+    """How a task of an index ended: FAILED where there is a message."""
+    details = {
+        "task_id": str(uuid.uuid4()),
+        "task_type": task_type,
+        "index_id": index_id,
+        "state": "FAILED" if message else "SUCCESS",
+        "message": message,
+        "creation_date": started,
+        "completion_date": utc_now(),
+    }
+    return ActionResult("FAILED" if message else "SUCCEEDED", details)
 
 
 def _request(body: JsonObject) -> tuple[str, str, list[str]]:

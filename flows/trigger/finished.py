@@ -184,7 +184,7 @@ def check_finished(path: Path, policy: FinishedPolicy, unchanged_s: float) -> Ve
 
 
 def is_temporary_name(name: str) -> bool:
-    """Whether a file's name says that it is being written: hidden (rsync's `.name.XXXXXX`), `.part`, `.tmp`, `name~`."""
+    """Whether a file's name says that it is being written: hidden (rsync's `.scan.h5.a8Kd2f`), `.part`, `.tmp`, `name~`."""
     return name.startswith((".", "~", "#")) or name.lower().endswith(_TEMPORARY_SUFFIXES)
 
 

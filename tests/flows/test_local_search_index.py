@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tomopipe.flows.local.actions import ActionContext, ActionUnableToRun
-from tomopipe.flows.local.search_index import MAX_ENTRIES_PER_SUBJECT, SearchIndex
+from tomopipe.flows.local.search_index import MAX_ENTRIES_PER_SUBJECT, SearchDeletion, SearchIndex
 from tomopipe.functions.errors import InputError, ParameterError
 
 METRICS: dict[str, dict[str, Any]] = {
@@ -324,3 +324,16 @@ def test_types_that_are_known_beforehand_are_not_fixed_by_the_first_value(tmp_pa
     known.ingest("second", {"scan": {"sample": "shale"}})
     assert [hit.subject for hit in known.search("sample:shale")] == ["second"]
     assert [hit.subject for hit in SearchIndex(tmp_path / "b.sqlite").search("sample:shale")] == ["second"]
+
+
+def test_the_delete_action_removes_a_subject_with_all_its_entries_and_no_other(tmp_path: Path) -> None:
+    index = SearchIndex(tmp_path / "index.sqlite")
+    for subject, entry in (("run/failure", "run"), ("run/failure", "note"), ("run", "run")):
+        index.ingest(subject, {"status": "failed", "said": "shale"}, entry_id=entry)
+    body = {"search_index": "index", "delete_by": "subject", "subject": "run/failure"}
+    for _ in range(2):
+        result = SearchDeletion(index).run(body, ActionContext("ForgetRunFailure"))
+        assert (result.status, result.details["state"]) == ("SUCCEEDED", "SUCCESS")
+        assert [hit.subject for hit in index.search("shale")] == ["run"]
+    with pytest.raises(ActionUnableToRun, match="delete_by"):
+        SearchDeletion(index).run({**body, "delete_by": "query"}, ActionContext("ForgetRunFailure"))
