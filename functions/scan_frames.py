@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -23,7 +23,11 @@ _CACHE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of one kind: which frames of which dataset; or one constant frame where there is no dataset."""
+    """Frames of one kind: which frames of which dataset; or one constant frame where there is no dataset.
+
+    `positions` are when each was recorded, as the share of the projections that came before it; None where the file does
+    not say.
+    """
 
     path: Path
     name: str
@@ -32,6 +36,7 @@ class Frames:
     frame_shape: tuple[int, int]
     dtype: np.dtype[Any]
     constant: float = 0.0
+    positions: tuple[float, ...] | None = None
 
     @property
     def count(self) -> int:
@@ -68,9 +73,7 @@ class Frames:
         field = np.empty((stop - start, self.frame_shape[1]), np.float32)
         for first, last in row_blocks(start, stop, row_values * self.dtype.itemsize):
             stack = self.read((0, self.count), (first, last))
-            block = field[first - start : last - start]
-            for top, bottom in row_blocks(0, last - first, row_values * 8, _CACHE_BYTES):
-                block[top:bottom] = _combine_frames(stack[:, top:bottom])
+            field[first - start : last - start] = combine_frames(stack)
         return field
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
@@ -134,31 +137,44 @@ def row_blocks(start: int, stop: int, row_bytes: int, block_bytes: int | None = 
         yield first, min(first + step, stop)
 
 
-def _combine_frames(stack: NDArray[Any]) -> NDArray[np.float32]:
-    """Median (three frames or more) or mean over frames of the finite values of each pixel.
+def combine_frames(stack: NDArray[Any], method: Literal["median", "mean"] = "median") -> NDArray[np.float32]:
+    """Median (of three frames or more) or mean over frames of the finite values of each pixel.
 
     Parameters
     ----------
     stack : (frames, rows, columns) ndarray
         Raw counts.
+    method : {"median", "mean"}
+        The median of one or two frames is their mean.
 
     Returns
     -------
     (rows, columns) float32 ndarray
         NaN where a pixel has no finite value.
     """
-    values = stack.astype(np.float64)
-    finite = np.isfinite(values)
-    count = finite.sum(axis=0)
+    frames, rows, columns = stack.shape
+    field = np.empty((rows, columns), np.float32)
     # float32 holds less than float64 does: too large becomes infinite, as a plain conversion says
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        if len(stack) < 3:
-            return np.asarray(np.where(finite, values, 0.0).sum(axis=0) / count, np.float32)
-        # what is not finite sorts to the end, so the finite values of a pixel come first
-        ordered = np.sort(np.where(finite, values, np.inf), axis=0)
-        middle = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(stack) - 1)])
-        median = np.take_along_axis(ordered, middle, axis=0).mean(axis=0)
-        return np.where(count > 0, median, np.nan).astype(np.float32)
+        for top, bottom in row_blocks(0, rows, frames * columns * 8, _CACHE_BYTES):
+            combine = _median_of if method == "median" and frames >= 3 else _mean_of
+            field[top:bottom] = combine(stack[:, top:bottom].astype(np.float64))
+    return field
+
+
+def _mean_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    finite = np.isfinite(values)
+    return np.asarray(np.where(finite, values, 0.0).sum(axis=0) / finite.sum(axis=0))
+
+
+def _median_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    finite = np.isfinite(values)
+    count = finite.sum(axis=0)
+    # what is not finite sorts to the end, so the finite values of a pixel come first
+    ordered = np.sort(np.where(finite, values, np.inf), axis=0)
+    middle = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(values) - 1)])
+    median = np.take_along_axis(ordered, middle, axis=0).mean(axis=0)
+    return np.asarray(np.where(count > 0, median, np.nan))
 
 
 def _check_filters(path: Path, name: str, dataset: h5py.Dataset) -> None:

@@ -94,9 +94,10 @@ def _looks_like_radians(angles: NDArray[np.float64]) -> bool:
 def _open_data_exchange(path: Path, file: h5py.File) -> Scan:
     name = "/exchange/data"
     projections = projections_of(path, name, find_dataset(path, file, name))
+    flats = _exchange_reference(path, file, projections, "/exchange/data_white", "flat")
     frames = ScanFrames(
         projections,
-        _exchange_reference(path, file, projections, "/exchange/data_white", "flat"),
+        replace(flats, positions=_exchange_flat_positions(file, flats.count, projections.count)),
         _exchange_reference(path, file, projections, "/exchange/data_dark", "dark"),
     )
     theta = _exchange_theta(path, file, projections.count)
@@ -125,6 +126,27 @@ def _exchange_constant(file: h5py.File, kind: Literal["flat", "dark"]) -> float 
     if mode is not None and mode.lower() != "none":
         return None
     return meta.quantity((f"{group}/value", f"{group}/{kind}_field_value"), COUNTS, "count")
+
+
+def _exchange_flat_positions(file: h5py.File, count: int, projections: int) -> tuple[float, ...] | None:
+    """Share of the projections before each flat, from what TomoScan or the ALS notes; None where it does not fit."""
+    meta = FileMetadata(file)
+    group = "/process/acquisition/flat_fields"
+    mode = (meta.text(f"{group}/mode", f"{group}/flat_field_mode") or "").lower()
+    cycle = meta.number((f"{group}/i0cycle",), NO_UNIT, "")
+    number = meta.number((f"{group}/num_flat_fields", f"{group}/num_fields"), NO_UNIT, "")
+    if mode in ("start", "end", "both"):
+        groups = {"start": [0.0], "end": [1.0], "both": [0.0, 1.0]}[mode]
+    elif cycle is not None and number is not None and projections:
+        # the ALS takes flats before every so many projections and after the last one
+        between = range(0, projections, int(cycle)) if cycle >= 1 else [0]
+        groups = [*(index / projections for index in between), 1.0]
+    else:
+        return None
+    size, rest = divmod(count, len(groups))
+    if size == 0 or rest or (number is not None and number != size):
+        return None
+    return tuple(position for position in groups for _ in range(size))
 
 
 def _exchange_theta(path: Path, file: h5py.File, angles: int) -> Theta:
@@ -248,7 +270,9 @@ def _open_nxtomo(path: Path, file: h5py.File, candidates: list[_NXtomo]) -> Scan
         )
     frames = ScanFrames(
         projections_of(path, scan.data, dataset, _runs(key == 0)),
-        frames_of(path, f"{scan.data} (image_key 1)", dataset, _runs(key == 1)),
+        replace(
+            frames_of(path, f"{scan.data} (image_key 1)", dataset, _runs(key == 1)), positions=_flat_positions(key)
+        ),
         frames_of(path, f"{scan.data} (image_key 2)", dataset, _runs(key == 2)),
     )
     theta = _degrees(path, scan.rotation_angle, find_dataset(path, file, scan.rotation_angle))
@@ -274,6 +298,14 @@ def _same_data(file: h5py.File, one: _NXtomo, other: _NXtomo) -> bool:
     if one.data is None or other.data is None:
         return True
     return bool(file[one.data] == file[other.data])
+
+
+def _flat_positions(key: NDArray[Any]) -> tuple[float, ...] | None:
+    """Share of the projections that come before each flat in the order of the frames."""
+    projections = np.cumsum(key == 0)
+    if not key.size or not projections[-1]:
+        return None
+    return tuple((projections[key == 1] / projections[-1]).tolist())
 
 
 def _runs(selected: NDArray[np.bool_]) -> list[tuple[int, int]]:

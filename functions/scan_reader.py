@@ -137,6 +137,19 @@ class Scan:
         """Read the dark frames, whole or a range of rows: (n_darks, rows, columns), raw; raises as `flats`."""
         return self._reference("darks", rows)
 
+    def flat_positions(self) -> NDArray[np.float64] | None:
+        """When each flat was recorded: (n_flats,) float64 in [0, 1], the share of the projections that came before it.
+
+        0 is before the scan, 1 after it; flats with the same number are one group. None where the file does not say:
+        NXtomo's order of frames does, Data Exchange where it notes TomoScan's `flat_field_mode` or the ALS's `i0cycle`.
+        """
+        positions = self.frames.flats.positions
+        return None if positions is None else np.array(positions, np.float64)
+
+    def projection_positions(self) -> NDArray[np.float64]:
+        """When each projection was recorded: (angles,) float64 in (0, 1), on the scale of `flat_positions`."""
+        return np.asarray((np.arange(self.shape[0]) + 0.5) / self.shape[0], np.float64)
+
     def flat_field(self, start: int, stop: int) -> NDArray[np.float32]:
         """Flat field of the detector rows `start` to `stop`: what a pixel counts with the beam and no sample.
 

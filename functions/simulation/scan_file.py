@@ -267,6 +267,9 @@ def _write_metadata(file: h5py.File, settings: SimulationSettings) -> None:
         "process/acquisition/rotation/step": (settings.arc_deg / settings.angles, "degrees"),
         "process/acquisition/rotation/num_angles": (settings.angles, None),
     }
+    if settings.n_flats % 2 == 0:
+        values["process/acquisition/flat_fields/flat_field_mode"] = ("Both", None)
+        values["process/acquisition/flat_fields/num_flat_fields"] = (settings.n_flats // 2, None)
     for name, (value, units) in values.items():
         file[name] = value
         if units is not None:

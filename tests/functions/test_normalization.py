@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tomopipe.functions.errors import InputError, ParameterError
-from tomopipe.functions.preprocessing.normalization import line_integrals, transmission
+from tomopipe.functions.preprocessing import normalization
+from tomopipe.functions.preprocessing.normalization import OpenBeam, line_integrals, minus_log, transmission
 
 Frames = tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]
 
@@ -167,3 +169,119 @@ def test_real_scan_has_no_attenuation_beside_the_sample(real_scan: Callable[[str
     assert mended == 0
     assert abs(float(np.mean(values[:, :, :20]))) < 0.02
     assert 1.5 < float(values.max()) < 3
+
+
+# --- the logarithm --------------------------------------------------------------------------------------------------
+
+
+def test_the_logarithm_is_right_to_the_last_place() -> None:
+    rng = np.random.default_rng(7)
+    values = np.concatenate(
+        [np.exp(rng.uniform(-85, 85, 40_000)), rng.uniform(0.5, 2, 40_000), 1 + rng.normal(0, 1e-4, 20_000), [1.0]]
+    ).astype(np.float32)
+    found = minus_log(values[None, None], 1e-38)[0][0, 0]
+    exact = -np.log(values.astype(np.float64))
+    assert (np.abs(found - exact) <= np.spacing(np.abs(exact).astype(np.float32))).all()
+    assert found[-1] == 0
+
+
+@pytest.mark.parametrize("minimum", [1e-3, 1e-30, 1e-44, 1e-300])
+def test_any_minimum_above_zero_gives_a_finite_logarithm(minimum: float) -> None:
+    transmissions = np.array([[[0.0, -1.0, 1e-45, 0.5, 3e38]]], np.float32)
+    values, mended = minus_log(transmissions, minimum)
+    expected = -np.log(np.maximum(transmissions.astype(np.float64), max(minimum, 2.0**-126)))
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert mended == 0
+
+
+def test_line_integrals_are_the_logarithm_of_the_transmissions(frames: Frames) -> None:
+    raw, flat, dark = frames
+    flat[4, 7:9] = 0
+    transmissions, _ = transmission(raw, flat, dark)
+    copy = transmissions.copy()
+    values, mended = minus_log(transmissions, 1e-2)
+    np.testing.assert_array_equal(values, line_integrals(raw, flat, dark, 1e-2)[0])
+    np.testing.assert_array_equal(transmissions, copy)
+    assert mended == 0
+    transmissions[2, 3, 10] = np.nan
+    _, mended = minus_log(transmissions, 1e-2, out=transmissions)
+    assert mended == 1
+    middle = -np.log((copy[2, 3, 9] + copy[2, 3, 11]) / 2)
+    assert transmissions[2, 3, 10] == pytest.approx(middle, rel=1e-5)
+    transmissions[2, 3, 10] = values[2, 3, 10]
+    np.testing.assert_array_equal(transmissions, values)
+
+
+# --- bad pixels, open beams, given arrays ---------------------------------------------------------------------------
+
+
+def test_pixels_of_a_map_are_mended_as_dead_ones(frames: Frames) -> None:
+    raw, flat, dark = frames
+    bad = np.zeros(flat.shape, bool)
+    bad[2, 10:13] = bad[5, 0] = bad[7, 52] = bad[9] = True
+    dead = flat.copy()
+    dead[bad] = 0
+    for correct in (transmission, partial(line_integrals, minimum_transmission=1e-3)):
+        values, mended = correct(raw, flat, dark, bad_pixels=bad)
+        expected, count = correct(raw, dead, dark)
+        np.testing.assert_array_equal(values, expected)
+        assert mended == count == len(raw) * np.count_nonzero(bad)
+
+
+def test_an_open_beam_of_each_projection_is_the_weighted_sum(frames: Frames) -> None:
+    raw, flat, dark = frames
+    rng = np.random.default_rng(11)
+    fields = rng.uniform(-500, 500, (3, *flat.shape)).astype(np.float32)
+    fields[0] = flat - dark
+    weights = rng.uniform(0.5, 1.5, (len(raw), 3)).astype(np.float32)
+    weights[3] = [1, 0, 0]
+    fields[2, 6, 30] = np.nan  # counts where it has weight
+    values, mended = transmission(raw, OpenBeam(fields, weights), dark)
+    beams = np.einsum("ak,krc->arc", weights.astype(float), np.nan_to_num(fields.astype(float)))
+    expected = (raw - dark.astype(float)) / beams
+    dead = np.zeros(raw.shape, bool)
+    dead[:, 6, 30] = True
+    dead[3, 6, 30] = False
+    np.testing.assert_allclose(values[~dead], expected[~dead], rtol=2e-6, atol=1e-7)
+    assert mended == np.count_nonzero(dead)
+    np.testing.assert_array_equal(values[3], transmission(raw, flat, dark)[0][3])
+    dark_beam = OpenBeam(np.stack([flat - dark, flat - dark]), np.tile(np.float32([1, -1.5]), (len(raw), 1)))
+    assert transmission(raw, dark_beam, dark)[1] == raw.size  # never above the dark
+
+
+def test_results_are_written_where_they_are_wanted(frames: Frames) -> None:
+    raw, flat, dark = frames
+    out = np.empty(raw.shape, np.float32)
+    values, _ = line_integrals(raw, flat, dark, 1e-3, out=out)
+    assert values is out
+    np.testing.assert_array_equal(values, line_integrals(raw, flat, dark, 1e-3)[0])
+    wrong: list[NDArray[Any]] = [out[1:], out.astype(np.float64), np.asfortranarray(out)]
+    for array in wrong:
+        with pytest.raises(InputError, match="C-contiguous float32"):
+            transmission(raw, flat, dark, out=array)
+
+
+def test_maps_and_beams_that_do_not_fit_are_refused(frames: Frames) -> None:
+    raw, flat, dark = frames
+    with pytest.raises(InputError, match="bad_pixels have the shape"):
+        transmission(raw, flat, dark, bad_pixels=np.zeros((11, 52), bool))
+    beam = OpenBeam(flat[None], np.ones((3, 1), np.float32))
+    with pytest.raises(InputError, match=r"the flat \(3, 11, 53\)"):
+        transmission(raw, beam, dark)
+    with pytest.raises(InputError, match="transmissions have the shape"):
+        minus_log(flat, 1e-3)
+
+
+def test_empty_projections_stay_empty(frames: Frames) -> None:
+    raw, flat, dark = frames
+    values, mended = line_integrals(raw[:0], flat, dark, 1e-3)
+    assert values.shape == (0, 11, 53)
+    assert mended == 0
+
+
+def test_large_projections_are_cut_into_pieces(frames: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, flat, dark = frames
+    whole, _ = line_integrals(raw, flat, dark, 1e-3)
+    for values in (1, 2 * 11 * 53, 10**9):
+        monkeypatch.setattr(normalization, "_PIECE_VALUES", values)
+        np.testing.assert_array_equal(line_integrals(raw, flat, dark, 1e-3)[0], whole)

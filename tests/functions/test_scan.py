@@ -346,6 +346,64 @@ def test_a_constant_dark_noted_by_tomoscan_is_used(keys: tuple[str, str]) -> Non
     assert "no darks found" in refusal(parts)
 
 
+# --- when flats were recorded ---------------------------------------------------------------------------------------
+
+
+@given(key=st.lists(st.sampled_from([0, 0, 0, 1, 2, 3]), min_size=1, max_size=25))
+@QUICK
+def test_nxtomo_says_when_flats_were_recorded(key: list[int]) -> None:
+    parts = {"/e/detector/data": frames(len(key), 100, 0), "/e/detector/image_key": np.array(key)}
+    parts["/e/sample/rotation_angle"] = (np.arange(len(key)) * 1.0, {"units": "deg"})
+    before = [key[:index].count(0) for index, kind in enumerate(key) if kind == 1]
+    with opened(parts) as scan:
+        found = scan.flat_positions()
+        projections = key.count(0)
+        if not projections:
+            assert found is None
+            return
+        np.testing.assert_allclose(found, np.array(before) / projections)
+        assert found.dtype == np.float64
+        times = scan.projection_positions()
+        # a flat lies between the projections before and after it
+        for flat, earlier in zip(found, before, strict=True):
+            assert np.count_nonzero(times < flat) == earlier
+
+
+GROUP = "/process/acquisition/flat_fields"
+
+
+@pytest.mark.parametrize(
+    ("notes", "flats", "positions"),
+    [
+        ({"flat_field_mode": b"Start", "num_flat_fields": 3}, 3, [0, 0, 0]),
+        ({"flat_field_mode": np.array([b"End"])}, 2, [1, 1]),
+        ({"mode": "Both", "num_flat_fields": np.array([2])}, 4, [0, 0, 1, 1]),
+        ({"flat_field_mode": b"Both"}, 6, [0, 0, 0, 1, 1, 1]),
+        ({"i0cycle": 0, "num_flat_fields": 2}, 4, [0, 0, 1, 1]),
+        ({"i0cycle": 4, "num_flat_fields": 1}, 4, [0, 1 / 3, 2 / 3, 1]),
+        ({"i0cycle": 5, "num_flat_fields": 2}, 8, [0, 0, 5 / 12, 5 / 12, 10 / 12, 10 / 12, 1, 1]),
+        # what does not fit the frames that are there says nothing
+        ({}, 5, None),
+        ({"flat_field_mode": b"None"}, 5, None),
+        ({"flat_field_mode": b"Both"}, 5, None),
+        ({"flat_field_mode": b"Both", "num_flat_fields": 4}, 4, None),
+        ({"flat_field_mode": b"Start", "num_flat_fields": 4}, 5, None),
+        ({"i0cycle": 5}, 8, None),
+    ],
+)
+def test_data_exchange_says_when_flats_were_recorded(
+    notes: dict[str, Any], flats: int, positions: list[float] | None
+) -> None:
+    parts = exchange_parts() | {"/exchange/data_white": frames(flats, 1000, 2)}
+    with opened(parts | {f"{GROUP}/{name}": value for name, value in notes.items()}) as scan:
+        found = scan.flat_positions()
+        if positions is None:
+            assert found is None
+        else:
+            np.testing.assert_allclose(found, positions)
+        np.testing.assert_allclose(scan.projection_positions(), (np.arange(ANGLES) + 0.5) / ANGLES)
+
+
 # --- angles ---------------------------------------------------------------------------------------------------------
 
 
