@@ -19,6 +19,7 @@ from numba import njit
 from ..errors import InputError, ParameterError
 from .filters import ramp_filter
 from .geometry import angular_weights, check_angles
+from .lane_fft import fast_length
 from .threads import thread_count
 
 PaddingName = Literal["edge", "zero"]
@@ -38,7 +39,7 @@ class DirectReconstructor(ABC):
     theta_rad : (angles,) radians
     columns : width n of a projection
     center : rotation axis in pixels, one for all rows or one a row; may be given with each call instead
-    filter_name : see `filters.ramp_filter`
+    filter_name, filter_cutoff, filter_order : see `filters.ramp_filter`
     padding : what lies beside the detector: ``edge`` repeats the outermost values (no bright rim where the sample is
         wider than the field of view), ``zero`` is exact for a sample inside it
 
@@ -47,7 +48,7 @@ class DirectReconstructor(ABC):
     InputError
         angles that cannot be used
     ParameterError
-        unknown filter or padding
+        unknown filter or padding, a cut-off or an order out of range
     """
 
     lanes: ClassVar[int]
@@ -59,6 +60,8 @@ class DirectReconstructor(ABC):
         center: Center | None = None,
         *,
         filter_name: str = "ramp",
+        filter_cutoff: float = 1.0,
+        filter_order: int = 2,
         padding: str = "edge",
     ) -> None:
         if padding not in PADDINGS:
@@ -70,11 +73,11 @@ class DirectReconstructor(ABC):
         self._theta = check_angles(theta_rad)
         self._angular_weights = angular_weights(self._theta).astype(np.float32)
         self._padded = padded_length(columns)
-        self._response = ramp_filter(self._padded, filter_name).astype(np.float64)
+        self._response = ramp_filter(self._padded, filter_name, filter_cutoff, filter_order).astype(np.float64)
         self._pad_with_edge = padding == "edge"
         self._circle = circle_columns(columns)
 
-    def __call__(self, projections: Floats, *, center: Center | None = None) -> Floats:
+    def __call__(self, projections: Floats, *, center: Center | None = None, out: Floats | None = None) -> Floats:
         """Slices of the projections' rows.
 
         Parameters
@@ -82,15 +85,18 @@ class DirectReconstructor(ABC):
         projections : (angles, rows, columns) float32, line integrals, dimensionless
         center : instead of the center given before; pixels, one for all rows or (rows,)
 
+        out : (rows, columns, columns) float32, C-contiguous, overwritten: saves the cost of fresh memory; None makes a
+            new array
+
         Returns
         -------
         (rows, columns, columns) float32, attenuation in 1/pixel; zero outside the circle of radius columns/2 about
-        the rotation axis
+        the rotation axis; `out` where given
 
         Raises
         ------
         InputError
-            shapes do not fit the angles or the width
+            shapes do not fit the angles or the width, or `out` is not such an array
         ParameterError
             no center, or one that is not on the detector
         """
@@ -102,7 +108,7 @@ class DirectReconstructor(ABC):
             )
         rows = projections.shape[1]
         centers = self._centers(self.center if center is None else center, rows)
-        slices = np.empty((rows, self.columns, self.columns), dtype=np.float32)
+        slices = self._slices(out, rows)
         self._reconstruct(projections, centers, slices)
         return slices
 
@@ -114,6 +120,14 @@ class DirectReconstructor(ABC):
     @abstractmethod
     def _reconstruct(self, projections: Floats, centers: npt.NDArray[np.float64], slices: Floats) -> None:
         """Fill `slices`, `lanes` rows at a time."""
+
+    def _slices(self, out: Floats | None, rows: int) -> Floats:
+        shape = (rows, self.columns, self.columns)
+        if out is None:
+            return np.empty(shape, dtype=np.float32)
+        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise InputError(f"out is {out.dtype} of shape {out.shape}; needed is contiguous float32 of shape {shape}")
+        return out
 
     def _centers(self, center: Center | None, rows: int) -> npt.NDArray[np.float64]:
         if center is None:
@@ -171,10 +185,7 @@ def _padded_bytes(columns: int, lanes: int) -> int:
 
 def fast_even_length(least: int) -> int:
     """The least even length from `least` on that is quick to transform."""
-    length = least + least % 2
-    while scipy.fft.next_fast_len(length, real=True) != length:
-        length += 2
-    return length
+    return 2 * fast_length(-(-least // 2))
 
 
 def circle_columns(columns: int) -> npt.NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """Reconstruction in Fourier space: projections are central lines of the slice's spectrum, gridded and transformed back.
 
 Known as gridrec or fourierrec. Cost grows with angles * columns: the method for wide slices; `fbp` is the plain
-alternative.
+alternative. `FourierProjector` is the same pair of transforms without a filter, for the iterative methods. The transforms
+between samples and slices are `lane_nufft`'s.
 """
 
 from __future__ import annotations
@@ -11,31 +12,30 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 from numba import njit
 
-from .direct import Center, Complexes, DirectReconstructor, Floats, fast_even_length, filtering_bytes, padded_length
+from ..errors import InputError, ParameterError
+from .direct import Center, DirectReconstructor, Floats, circle_columns, padded_length
+from .geometry import check_angles
+from .lane_fft import ELEMENT, LanePlan, half_to_packed, make_plan, real_roots, transform
+from .lane_nufft import SliceTransform, Spares, grid_width
+from .lane_vectors import LANES, aligned_empty, load, spread, store, transpose
 from .threads import run_in_threads, thread_count
 
-LANES = 8  # slices; with real and imaginary parts the 16 floats that LLVM needs to vectorise the innermost loop
-OVERSAMPLING = 1.25  # grid width in slice widths
-KERNEL_WIDTH = 6  # grid cells
-KERNEL_BETA = 0.976 * math.pi * KERNEL_WIDTH * (1 - 1 / (2 * OVERSAMPLING))  # shape for this width and oversampling
-MARGIN = KERNEL_WIDTH // 2  # grid cells by which a kernel reaches over the grid's edge
-TABLE_STEPS = 512  # a grid cell; between them the kernel is interpolated linearly (error below 1e-5)
-TILE = 32  # grid cells
-GRID_ROWS_A_CHUNK = 8
-IMAGE_COLUMNS_A_CHUNK = 16
+ANGLES_A_TASK = 8
+
+Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 class FourierGridding(DirectReconstructor):
     """Direct Fourier reconstruction by a type-1 nonuniform FFT; see `DirectReconstructor` for the parameters.
 
-    The sum over all samples of the filtered spectra is evaluated at every pixel (no interpolation in the slice), to
-    about 2e-4 of the slice's standard deviation, by spreading them with the exponential-of-semicircle kernel onto an
-    oversampled grid (Barnett, Magland & af Klinteberg 2019, SIAM J. Sci. Comput. 41, C479, DOI 10.1137/18M120885X;
-    for tomography: Dowd et al. 1999, DOI 10.1117/12.363725, gridrec). A slice is real, so half of the plane is kept,
-    and one slice's numbers never mix with another's.
+    The sum over all samples of the filtered spectra is evaluated at every pixel (no interpolation in the slice), to about
+    3e-4 of the standard deviation of a slice of white noise, by spreading them onto an oversampled grid (`lane_nufft`; for
+    tomography: Dowd et al. 1999, DOI 10.1117/12.363725, gridrec). One slice's numbers never mix with another's.
+
+    Its workspace is kept from call to call, since fresh memory costs as much as half of the work.
     """
 
     lanes: ClassVar[int] = LANES
@@ -47,248 +47,387 @@ class FourierGridding(DirectReconstructor):
         center: Center | None = None,
         *,
         filter_name: str = "ramp",
+        filter_cutoff: float = 1.0,
+        filter_order: int = 2,
         padding: str = "edge",
     ) -> None:
-        super().__init__(theta_rad, columns, center, filter_name=filter_name, padding=padding)
-        self._grid = grid_width(columns)
-        # A line at theta + pi is the conjugate of the line at theta: all lines lie in the half plane of positive sine.
-        self._mirrored = np.sin(self._theta) < 0
-        turn = np.where(self._mirrored, -1.0, 1.0)
-        cells = self._grid / self._padded  # between neighbours on a line
-        self._step_u, self._step_v = cells * turn * np.cos(self._theta), cells * turn * np.sin(self._theta)
-        # Frequency 0 and the Nyquist frequency stand on both halves of a line.
-        self._response[[0, -1]] /= 2
-        self._response /= self._padded
-        self._kernel_table = _kernel_table()
-        # Pixel centres are half a pixel off the origin when the width is even: a phase on the grid.
-        self._pixel_offset = 0.5 * (1 - columns % 2)
-        self._phase = np.exp(
-            2j * np.pi * self._pixel_offset / self._grid * np.arange(-self._grid // 2, self._grid // 2 + 1)
+        super().__init__(
+            theta_rad,
+            columns,
+            center,
+            filter_name=filter_name,
+            filter_cutoff=filter_cutoff,
+            filter_order=filter_order,
+            padding=padding,
         )
-        self._phase = self._phase.astype(np.complex64)
-        self._deapodization = _deapodization(columns, self._grid, self._pixel_offset)
+        self._response = _both_halves(self._response / self._padded)
+        self._lines = _LineSpectra(self._theta, columns)
 
     @classmethod
     def workspace_bytes(cls, angles: int, columns: int) -> int:
         """See `DirectReconstructor.workspace_bytes`."""
+        padded = padded_length(columns)
+        samples = padded // 2 + 1
+        gains = 4 * samples
+        elements = angles * samples + gains + thread_count() * padded
+        return elements * ELEMENT * 4 + SliceTransform.workspace_bytes(angles, samples, columns)
+
+    def _reconstruct(self, projections: Floats, centers: Doubles, slices: Floats) -> None:
+        rows = slices.shape[0]
+        spectra = self._lines.spectra.take()
+        for first in range(0, rows, LANES):
+            last = min(first + LANES, rows)
+            gains = _lane_gains(self._response, centers[first:last], self._padded)
+            self._lines.fill_from_rows(
+                projections, first, last, self._pad_with_edge, gains, self._angular_weights, spectra
+            )
+            self._lines.transform.samples_to_slices(spectra, slices[first:last])
+        self._lines.spectra.give(spectra)
+
+
+class FourierProjector:
+    """Projections of 16 slices as central lines of their spectra, and the exact transpose; see `operators.Projector`.
+
+    A pixel is a band-limited point: it stands in a projection as the detector's sinc about its position, not as the chord
+    through a square. Both directions go through the same grid and kernel (type-2 and type-1 nonuniform FFT), so that they
+    are each other's transposes to rounding, and agree with the exact sums to about 3e-4.
+
+    Parameters
+    ----------
+    theta_rad : (angles,) radians
+    columns : width n of a projection and of a slice
+    centers : rotation axis in pixels, one for all lanes or (lanes,), at most `LANES` of them
+
+    Raises
+    ------
+    InputError
+        angles that cannot be used, fewer than 2 columns
+    ParameterError
+        more centers than lanes, or one that is not a finite number
+    """
+
+    lanes: ClassVar[int] = LANES
+
+    def __init__(self, theta_rad: npt.ArrayLike, columns: int, centers: Center) -> None:
+        self._theta = check_angles(theta_rad)
+        if columns < 2:
+            raise InputError(f"projections are {columns} columns wide; needed are at least 2")
+        self.columns, self.angles = columns, self._theta.size
+        self._centers = _centers_of_lanes(centers)
+        self._lines = _LineSpectra(self._theta, columns)
+        padded = padded_length(columns)
+        response = np.full(padded // 2 + 1, 1 / padded)
+        self._forward_gains = _lane_gains(response, self._centers, padded)
+        self._adjoint_gains = _lane_gains(_both_halves(response), self._centers, padded)
+        self._weights = np.ones(self.angles, dtype=np.float32)
+
+    def subset(self, angles: slice) -> FourierProjector:
+        """The projector of a part of the angles."""
+        return FourierProjector(self._theta[angles], self.columns, self._centers)
+
+    @staticmethod
+    def workspace_bytes(angles: int, columns: int) -> int:
+        """Memory that a projector holds once both directions were used, arguments and results not counted."""
+        margin = 8
         width = grid_width(columns)
-        spectra = angles * (padded_length(columns) // 2 + 1)
-        grid = (width // 2 + 1 + 2 * MARGIN) * (width + 1 + 2 * MARGIN)
-        lines = (width // 2 + 1) * columns
-        transforming = 2 * thread_count() * width * max(GRID_ROWS_A_CHUNK, IMAGE_COLUMNS_A_CHUNK)
-        return (spectra + grid + lines + transforming) * LANES * 8 + filtering_bytes(columns, LANES)
+        grid = (width // 2 + 1 + margin) * (width + margin) * ELEMENT * 4
+        return FourierGridding.workspace_bytes(angles, columns) + grid
 
-    def _reconstruct(self, projections: Floats, centers: npt.NDArray[np.float64], slices: Floats) -> None:
-        rows, n, _ = slices.shape
-        shape = (self._theta.size, self._padded // 2 + 1, LANES)
-        spectra = np.empty(shape, dtype=np.complex64)
-        grid = np.empty((self._grid // 2 + 1 + 2 * MARGIN, self._grid + 1 + 2 * MARGIN, LANES), dtype=np.complex64)
-        lines = np.empty((self._grid // 2 + 1, n, LANES), dtype=np.complex64)
-        for first_row in range(0, rows, LANES):
-            batch = slice(first_row, min(first_row + LANES, rows))
-            self._fill_spectra(projections, batch, self._gains(centers[batch], 0.0), spectra)
-            self._spread(spectra, grid)
-            self._transform_rows(grid, lines)
-            self._transform_columns(lines, slices[batch])
+    def forward(self, slices: Floats, out: Floats | None = None) -> Floats:
+        """Projections of slices.
 
-    def _fill_spectra(self, projections: Floats, batch: slice, gains: Complexes, spectra: Complexes) -> None:
-        chunks = self._angle_chunks()
+        Parameters
+        ----------
+        slices : (n, n, LANES) float32, 1/pixel; what lies outside the circle of radius n / 2 is taken as zero
+        out : (angles, n, LANES) float32, C-contiguous, overwritten; None makes a new array
 
-        def fill(index: int) -> None:
-            first, last = chunks[index]
-            filtered = self._filtered_spectra(projections, batch, first, last, gains)
-            np.conjugate(filtered, out=filtered, where=self._mirrored[first:last, None, None])
-            spectra[first:last] = filtered
+        Returns
+        -------
+        (angles, n, LANES) float32, line integrals; `out` where given
+        """
+        slices = _checked(slices, (self.columns, self.columns, LANES), "slices")
+        target = aligned_empty(self.angles, self.columns, LANES) if out is None else out
+        spectra = self._lines.spectra.take()
+        self._lines.fill_from_pixels(slices, self._forward_gains, spectra)
+        self._lines.store_lanes(spectra, target)
+        self._lines.spectra.give(spectra)
+        return target
 
-        run_in_threads(fill, len(chunks))
+    def adjoint(self, projections: Floats, out: Floats | None = None) -> Floats:
+        """The transpose of `forward`: backprojection without a filter.
 
-    def _spread(self, spectra: Complexes, grid: Complexes) -> None:
-        cells = grid.view(np.float32)
-        samples = spectra.view(np.float32)
-        tiles_v, tiles_u = -(-grid.shape[0] // TILE), -(-grid.shape[1] // TILE)
+        Parameters
+        ----------
+        projections : (angles, n, LANES) float32
+        out : (n, n, LANES) float32, C-contiguous, overwritten; None makes a new array
 
-        def spread(index: int) -> None:
-            row, column = index // tiles_u * TILE, index % tiles_u * TILE
-            _spread_to_tile(samples, self._step_u, self._step_v, self._kernel_table, self._grid, row, column, cells)
-
-        run_in_threads(spread, tiles_v * tiles_u)
-
-    def _transform_rows(self, grid: Complexes, lines: Complexes) -> None:
-        """Fold what was spread over the edges back, transform along u and keep the slice's columns."""
-        n, width = self.columns, self._grid
-        sign = np.float32(-1 if self._pixel_offset else 1)
-        _fold_columns(grid, sign)
-
-        def transform(index: int) -> None:
-            first = index * GRID_ROWS_A_CHUNK
-            last = min(first + GRID_ROWS_A_CHUNK, width // 2 + 1)
-            folded = np.empty((last - first, width, LANES), dtype=np.complex64)
-            _fold_rows(grid, first, self._phase, sign, folded)
-            image = scipy.fft.ifft(folded, axis=1, norm="forward", workers=1, overwrite_x=True)
-            lines[first:last, n // 2 :] = image[:, : n - n // 2]
-            lines[first:last, : n // 2] = image[:, width - n // 2 :]
-
-        run_in_threads(transform, -(-(width // 2 + 1) // GRID_ROWS_A_CHUNK))
-
-    def _transform_columns(self, lines: Complexes, slices: Floats) -> None:
-        """Transform along v, undo the kernel's taper and clear what lies outside the circle."""
-
-        def transform(index: int) -> None:
-            first = index * IMAGE_COLUMNS_A_CHUNK
-            last = min(first + IMAGE_COLUMNS_A_CHUNK, self.columns)
-            image = scipy.fft.irfft(lines[:, first:last], n=self._grid, axis=0, norm="forward", workers=1)
-            _store_columns(image, first, self._deapodization, self._circle, slices)
-
-        run_in_threads(transform, -(-self.columns // IMAGE_COLUMNS_A_CHUNK))
+        Returns
+        -------
+        (n, n, LANES) float32; zero outside the circle of radius n / 2; `out` where given
+        """
+        projections = _checked(projections, (self.angles, self.columns, LANES), "projections")
+        target = aligned_empty(self.columns, self.columns, LANES) if out is None else out
+        spectra = self._lines.spectra.take()
+        self._lines.fill_from_lanes(projections, self._adjoint_gains, self._weights, spectra)
+        self._lines.transform.samples_to_pixels(spectra, target)
+        self._lines.spectra.give(spectra)
+        return target
 
 
-def grid_width(columns: int) -> int:
-    """Width of the oversampled grid for slices of `columns` pixels."""
-    return fast_even_length(max(math.ceil(OVERSAMPLING * columns), 4 * MARGIN))
+def _checked(array: Floats, shape: tuple[int, ...], name: str) -> Floats:
+    if array.shape != shape:
+        raise InputError(f"{name} have shape {array.shape}; needed is {shape}")
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _kernel(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Exponential of semicircle at a distance in grid cells."""
-    semicircle = np.sqrt(np.maximum(0.0, 1 - (2 * distance / KERNEL_WIDTH) ** 2))
-    return np.where(np.abs(distance) <= KERNEL_WIDTH / 2, np.exp(KERNEL_BETA * (semicircle - 1)), 0.0)
+def _centers_of_lanes(centers: Center) -> Doubles:
+    given = np.asarray(centers, dtype=np.float64)
+    if given.ndim > 1 or given.size > LANES or not np.isfinite(given).all():
+        raise ParameterError(f"centers are {centers}; needed is a finite number of pixels, or at most {LANES} of them")
+    lanes = np.zeros(LANES)
+    lanes[: given.size if given.ndim else LANES] = given
+    return lanes
 
 
-def _kernel_table() -> Floats:
-    """Weights of the cells that a sample reaches, by how far the first lies above the kernel's lower end."""
-    above = np.arange(TABLE_STEPS + 2) / TABLE_STEPS
-    return _kernel(above[:, None] + np.arange(KERNEL_WIDTH) - KERNEL_WIDTH / 2).astype(np.float32)
+def _both_halves(response: Doubles) -> Doubles:
+    """Half of what frequency 0 and the Nyquist frequency get: they stand on both halves of a line."""
+    halved = response.copy()
+    halved[[0, -1]] /= 2
+    return halved
 
 
-def _deapodization(columns: int, width: int, pixel_offset: float) -> Floats:
-    """1 / Fourier transform of the kernel at each pixel."""
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    pixels = np.arange(columns) - columns // 2 + pixel_offset
-    distance = nodes * KERNEL_WIDTH / 2
-    wave = np.cos(2 * np.pi / width * np.outer(pixels, distance))
-    return (1 / (wave @ (_kernel(distance) * weights * KERNEL_WIDTH / 2))).astype(np.float32)
+def _lane_gains(response: Doubles, centers: Doubles, padded: int) -> Floats:
+    """`response` of each frequency, with a phase that moves each lane's axis to column 0: (samples * ELEMENT,)."""
+    gains = np.zeros((response.size, 2, LANES), dtype=np.float32)
+    cycles = np.arange(response.size) / padded
+    for lane, center in enumerate(centers):  # each by itself, so that a lane's bits do not depend on the others
+        gain = response * np.exp(2j * np.pi * cycles * center)
+        gains[:, 0, lane], gains[:, 1, lane] = gain.real, gain.imag
+    return gains.reshape(-1)
+
+
+class _LineSpectra:
+    """Projections of up to 16 rows to and from the samples on the lines of their spectra."""
+
+    def __init__(self, theta: Doubles, columns: int) -> None:
+        padded = padded_length(columns)
+        samples = padded // 2 + 1
+        self._angles, self._columns = theta.size, columns
+        # A line at theta + pi is the conjugate of the line at theta: all lines lie in the half plane of positive sine.
+        cosine, sine = np.cos(theta), np.sin(theta)
+        self._signs = np.where(sine < 0, -1.0, 1.0)
+        # Pixel centres are half a pixel off the transform's origin when the width is even: a shift of each projection.
+        offset = 0.5 * (1 - columns % 2)
+        self._shifts = 2 * math.pi / padded * offset * (cosine + sine)
+        cells = grid_width(columns) / padded * self._signs  # between neighbours on a line
+        self.transform = SliceTransform(cells * cosine, cells * sine, samples, columns, circle_columns(columns))
+        self._plan: LanePlan = make_plan(padded // 2)
+        self._roots = real_roots(padded)
+        self._line_and_copy = Spares(2, padded * LANES)
+        self.spectra = Spares(theta.size * samples * ELEMENT)
+
+    def fill_from_rows(
+        self,
+        projections: Floats,
+        first_row: int,
+        last_row: int,
+        pad_with_edge: bool,
+        gains: Floats,
+        weights: Floats,
+        spectra: Floats,
+    ) -> None:
+        """Spectra of rows of (angles, rows, columns) projections, times the gains and each angle's weight."""
+
+        def task(index: int) -> None:
+            first, last = self._part(index)
+            line, copy = spare = self._line_and_copy.take()
+            _rows_to_spectra(
+                projections, first, last, first_row, last_row, pad_with_edge, self._plan.radices, self._plan.twiddles,
+                self._roots, gains, weights, self._shifts, self._signs, line, copy, spectra,
+            )  # fmt: skip
+            self._line_and_copy.give(spare)
+
+        run_in_threads(task, self._parts())
+
+    def fill_from_lanes(self, projections: Floats, gains: Floats, weights: Floats, spectra: Floats) -> None:
+        """The same of (angles, columns, LANES) projections, padded with zeros."""
+        source = projections.reshape(-1)
+
+        def task(index: int) -> None:
+            first, last = self._part(index)
+            line, copy = spare = self._line_and_copy.take()
+            _lanes_to_spectra(
+                source, first, last, self._columns, self._plan.radices, self._plan.twiddles,
+                self._roots, gains, weights, self._shifts, self._signs, line, copy, spectra,
+            )  # fmt: skip
+            self._line_and_copy.give(spare)
+
+        run_in_threads(task, self._parts())
+
+    def fill_from_pixels(self, slices: Floats, gains: Floats, spectra: Floats) -> None:
+        """Spectra of the projections of (n, n, LANES) slices, times the conjugates of the gains."""
+        self.transform.pixels_to_samples(slices, gains, self._shifts, self._signs, spectra)
+
+    def store_lanes(self, spectra: Floats, projections: Floats) -> None:
+        """Projections (angles, columns, LANES) of spectra."""
+        target = projections.reshape(-1)
+
+        def task(index: int) -> None:
+            first, last = self._part(index)
+            line, copy = spare = self._line_and_copy.take()
+            _spectra_to_lanes(
+                spectra, first, last, self._columns, self._plan.radices, self._plan.twiddles,
+                self._roots, line, copy, target,
+            )  # fmt: skip
+            self._line_and_copy.give(spare)
+
+        run_in_threads(task, self._parts())
+
+    def _parts(self) -> int:
+        return -(-self._angles // ANGLES_A_TASK)
+
+    def _part(self, index: int) -> tuple[int, int]:
+        return index * ANGLES_A_TASK, min((index + 1) * ANGLES_A_TASK, self._angles)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _spread_to_tile(
-    samples: Floats,
-    step_u: npt.NDArray[np.float64],
-    step_v: npt.NDArray[np.float64],
-    table: Floats,
-    width: int,
+def _rows_to_spectra(
+    projections: Floats,
+    first: int,
+    last: int,
     first_row: int,
-    first_column: int,
-    cells: Floats,
+    last_row: int,
+    pad_with_edge: bool,
+    radices: Integers,
+    twiddles: Floats,
+    roots: Floats,
+    gains: Floats,
+    weights: Floats,
+    shifts: Doubles,
+    signs: Doubles,
+    line: Floats,
+    copy: Floats,
+    spectra: Floats,
 ) -> None:
-    """All that the samples give to one tile of the grid, in the order of the samples: no two tiles write one cell.
-
-    `samples` is (angles, frequencies, 2 LANES), `cells` (rows, columns, 2 LANES) with frequency v = row - MARGIN and
-    u = column - width / 2 - MARGIN.
-    """
-    half = KERNEL_WIDTH / 2
-    # The tile with a border that takes what belongs to its neighbours, so that no sample needs a check of bounds.
-    sums = np.zeros((TILE + 2 * KERNEL_WIDTH, TILE + 2 * KERNEL_WIDTH, 2 * LANES), dtype=np.float32)
-    weight_u = np.empty(KERNEL_WIDTH, dtype=np.float32)
-    weight_v = np.empty(KERNEL_WIDTH, dtype=np.float32)
-    low_u, low_v = first_column - width // 2 - MARGIN, first_row - MARGIN
-    for angle in range(samples.shape[0]):
-        du, dv = step_u[angle], step_v[angle]
-        from_u, to_u = _samples_between(du, low_u - half, low_u + TILE - 1 + half)
-        from_v, to_v = _samples_between(dv, low_v - half, low_v + TILE - 1 + half)
-        first = max(0, math.ceil(max(from_u, from_v)))
-        last = min(samples.shape[1] - 1, math.floor(min(to_u, to_v)))
-        for frequency in range(first, last + 1):
-            u, v = frequency * du - half, frequency * dv - half
-            cell_u, cell_v = math.ceil(u), math.ceil(v)
-            _kernel_weights(table, (cell_u - u) * TABLE_STEPS, weight_u)
-            _kernel_weights(table, (cell_v - v) * TABLE_STEPS, weight_v)
-            # Unsigned: signed indices may wrap, which keeps the loop from being vectorised.
-            column = np.uint64(cell_u - low_u + KERNEL_WIDTH)
-            row = np.uint64(cell_v - low_v + KERNEL_WIDTH)
-            sample = samples[angle, frequency]
-            for i in range(KERNEL_WIDTH):
-                line = sums[row + np.uint64(i)]
-                for j in range(KERNEL_WIDTH):
-                    weight = weight_v[i] * weight_u[j]
-                    at = column + np.uint64(j)
-                    for lane in range(2 * LANES):
-                        line[at, lane] += weight * sample[lane]
-    rows, columns = min(TILE, cells.shape[0] - first_row), min(TILE, cells.shape[1] - first_column)
-    for i in range(rows):
-        for j in range(columns):
-            for lane in range(2 * LANES):
-                cells[first_row + i, first_column + j, lane] = sums[i + KERNEL_WIDTH, j + KERNEL_WIDTH, lane]
+    samples = line.size // ELEMENT + 1
+    for angle in range(first, last):
+        _gather_rows(projections, angle, first_row, last_row, pad_with_edge, line)
+        packed = copy if transform(line, copy, radices, twiddles) else line
+        to = angle * samples * ELEMENT
+        _packed_to_samples(packed, roots, gains, weights[angle], shifts[angle], signs[angle], spectra, to)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _samples_between(step: float, low: float, high: float) -> tuple[float, float]:
-    """The range of k with low <= k * step <= high (all or none where step is 0)."""
-    if abs(step) < 1e-12:
-        return (0.0, math.inf) if low < 0 < high else (1.0, 0.0)
-    return min(low / step, high / step), max(low / step, high / step)
+def _gather_rows(
+    projections: Floats, angle: int, first_row: int, last_row: int, pad_with_edge: bool, line: Floats
+) -> None:
+    """An angle's rows side by side, padded to the line's length; missing lanes are zeros."""
+    _, rows, columns = projections.shape
+    flat = projections.reshape(-1)
+    length = line.size // LANES
+    start = (angle * rows + first_row) * columns
+    whole = columns // LANES * LANES if last_row - first_row == LANES else 0
+    for column in range(0, whole, LANES):
+        transpose(flat, start + column, columns, line, column * LANES, LANES)
+    for column in range(whole, columns):
+        for lane in range(last_row - first_row):
+            line[column * LANES + lane] = flat[start + lane * columns + column]
+        for lane in range(last_row - first_row, LANES):
+            line[column * LANES + lane] = 0
+    left = right = spread(np.float32(0))
+    if pad_with_edge:
+        left, right = load(line, 0), load(line, (columns - 1) * LANES)
+    middle = columns + (length - columns) // 2  # from here on the padding belongs to the left edge (circular)
+    for column in range(columns, middle):
+        store(line, column * LANES, right)
+    for column in range(middle, length):
+        store(line, column * LANES, left)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _kernel_weights(table: Floats, position: float, weights: Floats) -> None:
-    step = int(position)
-    part = np.float32(position - step)
-    for i in range(KERNEL_WIDTH):
-        weights[i] = table[step, i] + part * (table[step + 1, i] - table[step, i])
-
-
-@njit(cache=True, nogil=True)
-def _fold_columns(grid: Complexes, sign: np.float32) -> None:
-    """Add the margins in u to the cells one grid width away, in place; `sign` is the pixel offset's phase over a grid
-    width."""
-    rows, columns, lanes = grid.shape
-    width = columns - 1 - 2 * MARGIN
-    for row in range(rows):
-        for margin in range(2 * MARGIN + 1):
-            source, target = (margin, margin + width) if margin < MARGIN else (margin + width, margin)
-            for lane in range(lanes):
-                grid[row, target, lane] += sign * grid[row, source, lane]
-
-
-@njit(cache=True, nogil=True)
-def _fold_rows(grid: Complexes, first_row: int, phase: Complexes, sign: np.float32, folded: Complexes) -> None:
-    """Rows of the half plane as the FFT wants them: margins in v folded back with their conjugate mirror image, pixel
-    phase applied.
-
-    `folded` is (rows, width, lanes), frequency v = first_row + row, u in FFT order.
-    """
-    rows, width, lanes = folded.shape
-    half = width // 2
-    for row in range(rows):
-        v = first_row + row
-        for u in range(-half, half):
-            target = u if u >= 0 else u + width
-            column = u + half + MARGIN
-            # -u, of which -(-half) = half is stored at -half
-            mirror = half - u + MARGIN if u > -half else MARGIN
-            mirror_sign = np.float32(1) if u > -half else sign
-            turn = phase[u + half] * phase[v + half]
-            for lane in range(lanes):
-                value = grid[v + MARGIN, column, lane]
-                if v <= MARGIN:
-                    value += mirror_sign * np.conj(grid[MARGIN - v, mirror, lane])
-                if v >= half - MARGIN:
-                    value += mirror_sign * sign * np.conj(grid[width - v + MARGIN, mirror, lane])
-                folded[row, target, lane] = value * turn
-
-
-@njit(cache=True, nogil=True)
-def _store_columns(
-    image: Floats, first_x: int, deapodization: Floats, circle: npt.NDArray[np.int64], slices: Floats
+def _lanes_to_spectra(
+    projections: Floats,
+    first: int,
+    last: int,
+    columns: int,
+    radices: Integers,
+    twiddles: Floats,
+    roots: Floats,
+    gains: Floats,
+    weights: Floats,
+    shifts: Doubles,
+    signs: Doubles,
+    line: Floats,
+    copy: Floats,
+    spectra: Floats,
 ) -> None:
-    """`image` is (v in FFT order, columns from first_x on, lanes), y pointing up; slices' rows point down."""
-    width, columns, _ = image.shape
-    rows, n, _ = slices.shape
-    for y in range(n):
-        index = n - 1 - y  # of the pixel counted upwards
-        source = index - n // 2
-        if source < 0:
-            source += width
-        for lane in range(rows):
-            for x in range(first_x, first_x + columns):
-                inside = circle[y, 0] <= x < circle[y, 1]
-                scale = deapodization[index] * deapodization[x]
-                slices[lane, y, x] = image[source, x - first_x, lane] * scale if inside else np.float32(0)
+    samples = line.size // ELEMENT + 1
+    nothing = spread(np.float32(0))
+    for angle in range(first, last):
+        start = angle * columns * LANES
+        for at in range(0, columns * LANES, LANES):
+            store(line, at, load(projections, start + at))
+        for at in range(columns * LANES, line.size, LANES):
+            store(line, at, nothing)
+        packed = copy if transform(line, copy, radices, twiddles) else line
+        to = angle * samples * ELEMENT
+        _packed_to_samples(packed, roots, gains, weights[angle], shifts[angle], signs[angle], spectra, to)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _packed_to_samples(
+    packed: Floats, roots: Floats, gains: Floats, weight: float, shift: float, sign: float, spectra: Floats, to: int
+) -> None:
+    """`lane_fft.packed_to_half`, sample k times its gains, weight and exp(i k shift); conjugated where `sign` is -1."""
+    count = packed.size // ELEMENT
+    turn_r, turn_i = math.cos(shift), math.sin(shift)
+    low_r, low_i = weight * 1.0, weight * 0.0
+    high_r, high_i = weight * math.cos(count * shift), weight * math.sin(count * shift)
+    even, odd = load(packed, 0), load(packed, LANES)
+    _put_sample(spectra, to, gains, 0, even + odd, even - even, low_r, low_i, sign)
+    last = count * ELEMENT
+    _put_sample(spectra, to + last, gains, last, even - odd, even - even, high_r, high_i, sign)
+    half = np.float32(0.5)
+    for k in range(1, count // 2 + 1):
+        low_r, low_i = low_r * turn_r - low_i * turn_i, low_r * turn_i + low_i * turn_r
+        high_r, high_i = high_r * turn_r + high_i * turn_i, high_i * turn_r - high_r * turn_i
+        low, high = k * ELEMENT, (count - k) * ELEMENT
+        ar, ai, br, bi = load(packed, low), load(packed, low + LANES), load(packed, high), load(packed, high + LANES)
+        cosine, sine = roots[2 * k], roots[2 * k + 1]
+        er, ei, dr, di = (ar + br) * half, (ai - bi) * half, (ai + bi) * half, (br - ar) * half
+        tr, ti = dr * cosine - di * sine, dr * sine + di * cosine
+        _put_sample(spectra, to + low, gains, low, er + tr, ei + ti, low_r, low_i, sign)
+        _put_sample(spectra, to + high, gains, high, er - tr, ti - ei, high_r, high_i, sign)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _put_sample(spectra, at, gains, gain, real, imaginary, turn_r, turn_i, sign):  # type: ignore[no-untyped-def]
+    gr, gi = load(gains, gain), load(gains, gain + LANES)
+    xr, xi = real * gr - imaginary * gi, real * gi + imaginary * gr
+    cosine, sine = np.float32(turn_r), np.float32(turn_i)
+    store(spectra, at, xr * cosine - xi * sine)
+    store(spectra, at + LANES, (xr * sine + xi * cosine) * np.float32(sign))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spectra_to_lanes(
+    spectra: Floats,
+    first: int,
+    last: int,
+    columns: int,
+    radices: Integers,
+    twiddles: Floats,
+    roots: Floats,
+    line: Floats,
+    copy: Floats,
+    projections: Floats,
+) -> None:
+    """The transpose of `_lanes_to_spectra`: samples to projections, cut to the detector."""
+    samples = line.size // ELEMENT + 1
+    for angle in range(first, last):
+        half_to_packed(spectra, angle * samples * ELEMENT, ELEMENT, line, roots)
+        result = copy if transform(line, copy, radices, twiddles) else line
+        start = angle * columns * LANES
+        for column in range(columns):
+            source = (column // 2) * ELEMENT + (LANES if column % 2 == 0 else 0)
+            store(projections, start + column * LANES, load(result, source))

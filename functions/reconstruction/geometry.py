@@ -40,6 +40,12 @@ def check_angles(theta_rad: npt.ArrayLike, angles: int | None = None) -> npt.NDA
     return theta
 
 
+def circle_mask(columns: int) -> npt.NDArray[np.bool_]:
+    """Pixels of a slice that are reconstructed: (columns, columns) bool, true up to columns / 2 from the slice's middle."""
+    across = 2 * np.arange(columns) - (columns - 1)  # twice the distance, so that whole numbers decide
+    return across[:, None] ** 2 + across[None, :] ** 2 <= columns**2
+
+
 def angular_weights(theta_rad: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Each projection's share of the half circle, so that any set of angles is integrated right.
 

@@ -42,12 +42,41 @@ def test_none_does_nothing() -> None:
 
 
 def test_documented_order_is_by_noise() -> None:
-    noise = [np.sum(ramp_filter(512, name).astype(float) ** 2) for name in FILTERS[1:]]
+    assert (FILTERS[0], FILTERS[-1]) == ("none", "butterworth")
+    noise = [np.sum(ramp_filter(512, name).astype(float) ** 2) for name in FILTERS[1:-1]]
     assert noise == sorted(noise, reverse=True)
 
 
+@pytest.mark.parametrize("name", ["ramp", "shepp", "cosine", "hamming", "hann", "parzen"])
+def test_a_cut_off_stretches_the_window_to_it(name: str) -> None:
+    ramp = ramp_filter(1024, "ramp")
+    whole, cut = ramp_filter(1024, name) / ramp, ramp_filter(1024, name, 0.25) / ramp
+    np.testing.assert_allclose(cut[:129], whole[::4], atol=1e-6)  # 512 is the Nyquist frequency
+    assert not cut[129:].any()
+
+
+def test_none_may_be_cut_off() -> None:
+    expected = np.ones(33)
+    expected[17:] = 0
+    np.testing.assert_array_equal(ramp_filter(64, "none", 0.5), expected)
+
+
+@pytest.mark.parametrize(("cutoff", "order"), [(1.0, 1), (0.5, 2), (0.3, 8)])
+def test_butterworth(cutoff: float, order: int) -> None:
+    length = 1000
+    window = ramp_filter(length, "butterworth", cutoff, order) / ramp_filter(length, "ramp")
+    share = np.arange(length // 2 + 1) / (length // 2)
+    np.testing.assert_allclose(window, 1 / (1 + (share / cutoff) ** (2 * order)), rtol=1e-6)
+    assert window[round(cutoff * length / 2)] == pytest.approx(0.5)
+
+
 def test_unusable_arguments_are_refused() -> None:
-    with pytest.raises(ParameterError, match=r"'butterworth'.*shepp"):
-        ramp_filter(16, "butterworth")
+    with pytest.raises(ParameterError, match=r"'hanning'.*shepp"):
+        ramp_filter(16, "hanning")
     with pytest.raises(ParameterError, match="15"):
         ramp_filter(15, "ramp")
+    for cutoff in (0.0, -0.1, 1.01, float("nan")):
+        with pytest.raises(ParameterError, match=f"filter_cutoff is {cutoff}; .*above 0 and at most 1"):
+            ramp_filter(16, "hann", cutoff)
+    with pytest.raises(ParameterError, match="filter_order is 0"):
+        ramp_filter(16, "butterworth", 0.5, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tomopipe.functions.errors import InputError
-from tomopipe.functions.reconstruction.geometry import MAX_GAP_STEPS, angular_weights, check_angles
+from tomopipe.functions.reconstruction.geometry import MAX_GAP_STEPS, angular_weights, check_angles, circle_mask
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,15 @@ def test_golden_angle_scan_is_whole() -> None:
 
 def test_one_projection_stands_for_all() -> None:
     np.testing.assert_allclose(angular_weights([0.3]), np.pi)
+
+
+@pytest.mark.parametrize("columns", [2, 3, 16, 17])
+def test_circle_mask_is_the_disc_of_half_the_width(columns: int) -> None:
+    expected = [
+        [np.hypot(x - (columns - 1) / 2, y - (columns - 1) / 2) <= columns / 2 for x in range(columns)]
+        for y in range(columns)
+    ]
+    np.testing.assert_array_equal(circle_mask(columns), expected)
 
 
 @pytest.mark.parametrize(
