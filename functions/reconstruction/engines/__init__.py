@@ -5,15 +5,24 @@ Which rows are reconstructed when, and the pixel size, are the caller's business
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from ...device import CPU, Device
 from ...errors import ParameterError
+from ..settings import ReconstructionSettings
+from .astra import INSTALL as ASTRA_INSTALL
+from .astra import AstraEngine
 from .native import NativeEngine
+from .tomocupy import INSTALL as TOMOCUPY_INSTALL
+from .tomocupy import TomocupyEngine
+from .tomopy import INSTALL as TOMOPY_INSTALL
+from .tomopy import TomopyEngine
 
-EngineName = Literal["auto", "native"]
+EngineName = Literal["auto", "native", "tomopy", "tomocupy", "astra"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
 class Reconstructor(Protocol):
@@ -22,8 +31,27 @@ class Reconstructor(Protocol):
     def __call__(
         self, projections: npt.NDArray[np.float32], *, center: float | npt.NDArray[np.float64] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Slices (rows, n, n) of projections (angles, rows, n); `center` (one, or one a row) instead of the prepared
-        one."""
+        """Slices of projections.
+
+        Parameters
+        ----------
+        projections : (angles, rows, n) float32
+            Line integrals, dimensionless.
+        center : float or (rows,) float64
+            Rotation axis in pixels, instead of the prepared one.
+
+        Returns
+        -------
+        (rows, n, n) float32
+            Attenuation in 1/pixel.
+
+        Raises
+        ------
+        InputError
+            Shapes that do not fit the angles or the width.
+        ParameterError
+            No center, or one that is not on the detector.
+        """
         ...
 
 
@@ -32,8 +60,9 @@ class Engine(Protocol):
 
     A projection is p(theta, t), the line integral of f over x cos(theta) + y sin(theta) = t, with t = column - center,
     x = column - (n - 1) / 2 and y = (n - 1) / 2 - row in the slice. Slices are float32 in 1/pixel and zero outside
-    the circle of radius n / 2 about the rotation axis, which lies in the middle of the slice. A slice's bits do not
-    depend on which rows are reconstructed with it, nor on the number of threads.
+    the circle of radius n / 2 about the rotation axis, which lies in the middle of the slice. With the engine native a
+    slice's bits do not depend on which rows are reconstructed with it, nor on the number of threads; what other
+    packages make agrees with itself to float32 rounding.
     """
 
     @property
@@ -47,7 +76,7 @@ class Engine(Protocol):
         ...
 
     def available(self) -> bool:
-        """Whether it can run in this process on this machine."""
+        """Whether its packages are installed here, found without importing them."""
         ...
 
     def prepare(
@@ -56,56 +85,67 @@ class Engine(Protocol):
         columns: int,
         center: float | npt.NDArray[np.float64] | None = None,
         *,
-        algorithm: str,
-        filter_name: str = "ramp",
-        padding: str = "edge",
+        settings: ReconstructionSettings,
+        device: Device = CPU,
     ) -> Reconstructor:
         """Everything that is computed once for a scan: weights, filters, tables.
 
-        Raises `ParameterError` or `InputError` naming what cannot be used.
+        Parameters
+        ----------
+        theta_rad : (angles,) array_like
+            Radians.
+        columns : int
+            Width n of a projection.
+        center : float or (rows,) float64 or None
+            Rotation axis in pixels; None where each call gives it.
+        settings : ReconstructionSettings
+        device : Device
+
+        Raises
+        ------
+        ParameterError
+            A setting that the engine does not have, a package or a device that is not there.
+        InputError
+            Angles or a width that cannot be used.
         """
         ...
 
-    def reconstruct(
-        self,
-        projections: npt.NDArray[np.float32],
-        theta_rad: npt.ArrayLike,
-        center: float | npt.NDArray[np.float64],
-        *,
-        algorithm: str,
-        filter_name: str = "ramp",
-        padding: str = "edge",
-    ) -> npt.NDArray[np.float32]:
-        """`prepare` and call in one, for a single set of rows."""
-        ...
-
-    def rows_per_batch(self, algorithm: str) -> int:
+    def rows_per_batch(self, settings: ReconstructionSettings) -> int:
         """Rows that are computed together: a chunk of a multiple of this wastes nothing."""
         ...
 
-    def memory_per_row_bytes(self, angles: int, columns: int, algorithm: str) -> int:
-        """Memory that each row of a call takes: its projections and its slice."""
-        ...
-
-    def fixed_memory_bytes(self, angles: int, columns: int, algorithm: str) -> int:
-        """Memory that a call takes besides, however many rows it has."""
+    def fixed_memory_bytes(self, angles: int, columns: int, settings: ReconstructionSettings) -> int:
+        """CPU memory that a call takes beside its projections and slices, however many rows it has."""
         ...
 
 
-def get_engine(name: str = "auto") -> Engine:
-    """The engine of that name; ``auto`` is the fastest that is available.
+def get_engine(name: str = "auto", device: Device = CPU) -> Engine:
+    """The engine of that name; ``auto`` is TomocuPy on a CUDA device where it is installed, else native.
+
+    Parameters
+    ----------
+    name : str
+        One of `ENGINES`.
+    device : Device
+        What is to be computed on; matters for ``auto`` alone.
 
     Raises
     ------
     ParameterError
-        unknown, or not available here
+        Unknown, or not installed here: the message says how to install it.
     """
-    engines: dict[str, Engine] = {"native": NativeEngine()}
+    engines: dict[str, tuple[Engine, str]] = {
+        "native": (NativeEngine(), ""),
+        "tomopy": (TomopyEngine(), TOMOPY_INSTALL),
+        "tomocupy": (TomocupyEngine(), TOMOCUPY_INSTALL),
+        "astra": (AstraEngine(), ASTRA_INSTALL),
+    }
     if name == "auto":
-        return engines["native"]
+        tomocupy = engines["tomocupy"][0]
+        return tomocupy if device.kind == "cuda" and tomocupy.available() else engines["native"][0]
     if name not in engines:
-        raise ParameterError(f"reconstruction.engine is {name!r}; it must be one of auto, {', '.join(engines)}")
-    engine = engines[name]
+        raise ParameterError(f"reconstruction.engine is {name!r}; it must be one of {', '.join(ENGINES)}")
+    engine, remedy = engines[name]
     if not engine.available():
-        raise ParameterError(f"reconstruction.engine is {name!r}, which is not installed here; use auto")
+        raise ParameterError(f"reconstruction.engine is {name!r}, which is not installed here; {remedy}, or use auto")
     return engine

@@ -1,21 +1,27 @@
 """tomopipe's own engine: runs everywhere from pip packages alone.
 
-The numerics are in `fbp` and `fourier`; this only names and chooses them.
+The numerics are in `fbp`, `fourier`, `iterative` and, for GPUs, `torch_direct`; this only names and chooses them.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 import numpy.typing as npt
 
-from ...errors import ParameterError
+from ...device import CPU, Device
 from ..direct import Center, DirectReconstructor
 from ..fbp import FilteredBackprojection
 from ..fourier import FourierGridding
+from ..settings import ITERATIVE_ALGORITHMS, ReconstructionSettings
+from .adapted import check_algorithm
+
+if TYPE_CHECKING:
+    from . import Reconstructor
 
 # gridrec and fourierrec are other packages' names for the same method and differ in how the samples are spread onto
 # the grid.
-_METHODS: dict[str, type[DirectReconstructor]] = {
+_DIRECT: dict[str, type[DirectReconstructor]] = {
     "fbp": FilteredBackprojection,
     "gridrec": FourierGridding,
     "fourierrec": FourierGridding,
@@ -24,13 +30,13 @@ TABLES_BYTES = 2**20  # filters, kernel and phases: small beside the rest
 
 
 class NativeEngine:
-    """Filtered backprojection and Fourier gridding on the CPU; see `tomopipe.functions.reconstruction.engines.Engine`.
+    """Direct and iterative methods on the CPU and, by PyTorch, on GPUs; see `tomopipe.functions.reconstruction.engines.Engine`.
 
     ``gridrec`` and ``fourierrec`` both mean `FourierGridding`.
     """
 
     name = "native"
-    algorithms = frozenset(_METHODS)
+    algorithms = frozenset(_DIRECT) | ITERATIVE_ALGORITHMS
 
     def available(self) -> bool:
         """Always."""
@@ -42,45 +48,43 @@ class NativeEngine:
         columns: int,
         center: Center | None = None,
         *,
-        algorithm: str,
-        filter_name: str = "ramp",
-        padding: str = "edge",
-    ) -> DirectReconstructor:
+        settings: ReconstructionSettings,
+        device: Device = CPU,
+    ) -> Reconstructor:
         """See `Engine.prepare`."""
-        return _method(algorithm)(theta_rad, columns, center, filter_name=filter_name, padding=padding)
+        check_algorithm(self.name, self.algorithms, settings)
+        if device.is_gpu:
+            from ..torch_direct import TorchReconstructor  # imports PyTorch, which a CPU worker need not have
 
-    def reconstruct(
-        self,
-        projections: npt.NDArray[np.float32],
-        theta_rad: npt.ArrayLike,
-        center: Center,
-        *,
-        algorithm: str,
-        filter_name: str = "ramp",
-        padding: str = "edge",
-    ) -> npt.NDArray[np.float32]:
-        """See `Engine.reconstruct`."""
-        columns = projections.shape[-1]
-        prepared = self.prepare(
-            theta_rad, columns, center, algorithm=algorithm, filter_name=filter_name, padding=padding
-        )
-        return prepared(projections)
+            return TorchReconstructor(theta_rad, columns, center, settings, device.torch_name)
+        if settings.is_direct:
+            return _DIRECT[settings.algorithm](
+                theta_rad,
+                columns,
+                center,
+                filter_name=settings.filter_name,
+                filter_cutoff=settings.filter_cutoff,
+                filter_order=settings.filter_order,
+                padding=settings.padding,
+            )
+        from ..iterative import IterativeReconstructor
 
-    def rows_per_batch(self, algorithm: str) -> int:
+        return IterativeReconstructor(theta_rad, columns, center, settings)
+
+    def rows_per_batch(self, settings: ReconstructionSettings) -> int:
         """See `Engine.rows_per_batch`."""
-        return _method(algorithm).lanes
+        check_algorithm(self.name, self.algorithms, settings)
+        if settings.is_direct:
+            return _DIRECT[settings.algorithm].lanes
+        from ..iterative import IterativeReconstructor
 
-    def memory_per_row_bytes(self, angles: int, columns: int, algorithm: str) -> int:
-        """See `Engine.memory_per_row_bytes`."""
-        _method(algorithm)
-        return 4 * (angles * columns + columns * columns)
+        return IterativeReconstructor.lanes
 
-    def fixed_memory_bytes(self, angles: int, columns: int, algorithm: str) -> int:
+    def fixed_memory_bytes(self, angles: int, columns: int, settings: ReconstructionSettings) -> int:
         """See `Engine.fixed_memory_bytes`."""
-        return _method(algorithm).workspace_bytes(angles, columns) + TABLES_BYTES
+        check_algorithm(self.name, self.algorithms, settings)
+        if settings.is_direct:
+            return _DIRECT[settings.algorithm].workspace_bytes(angles, columns) + TABLES_BYTES
+        from ..iterative import IterativeReconstructor
 
-
-def _method(algorithm: str) -> type[DirectReconstructor]:
-    if algorithm not in _METHODS:
-        raise ParameterError(f"reconstruction.algorithm is {algorithm!r}; it must be one of {', '.join(_METHODS)}")
-    return _METHODS[algorithm]
+        return IterativeReconstructor.workspace_bytes(angles, columns, settings) + TABLES_BYTES
