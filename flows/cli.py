@@ -32,6 +32,7 @@ from tomopipe.functions.parameters import (
     read_yaml,
 )
 
+from .center_command import center
 from .found_runs import ServiceReference, error_of, find_run
 from .service_commands import (
     AsJson,
@@ -205,6 +206,9 @@ def simulate(
     with _bar("simulating") as progress:
         simulate_scan(chosen, path, progress)
     print(path)
+
+
+app.command(short_help="Find the rotation centre, draw trial slices.")(center)
 
 
 @app.command(short_help="Convert another format to Data Exchange (dxchange).")

@@ -1,10 +1,11 @@
 """Which devices this worker may compute on: the GPUs that it was given, else the CPU, and how many threads.
 
-A GPU counts where PyTorch can use it; PyTorch is imported only where the machine seems to have one.
+A GPU counts where PyTorch (or CuPy, for TomocuPy) can use it; they are imported only where the machine seems to have one.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -111,18 +112,33 @@ def worker_device(requested: Sequence[int] | None = None) -> Device:
 
 @cache
 def gpus() -> tuple[Device, ...]:
-    """GPUs that PyTorch can use in this process; without PyTorch or a GPU, none."""
-    if not _may_have_gpu() or importlib.util.find_spec("torch") is None:
+    """GPUs that PyTorch, or CuPy where that is missing, can use in this process."""
+    if not _may_have_gpu():
         return ()
+    threads = cpu().threads
+    if importlib.util.find_spec("torch") is None:
+        return _cupy_gpus(threads)
     import torch
 
-    threads = cpu().threads
     for kind in ("cuda", "xpu"):
         module: Any = getattr(torch, kind, None)
         if module is not None and module.is_available():
             count = module.device_count()
             return tuple(Device(kind, index, threads, module.get_device_name(index)) for index in range(count))  # type: ignore[arg-type]
     return ()
+
+
+def _cupy_gpus(threads: int) -> tuple[Device, ...]:
+    """GPUs that CuPy sees: an environment for TomocuPy may lack PyTorch."""
+    if importlib.util.find_spec("cupy") is None:
+        return ()
+    runtime = importlib.import_module("cupy").cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError:
+        return ()
+    names = [runtime.getDeviceProperties(index)["name"].decode() for index in range(count)]
+    return tuple(Device("cuda", index, threads, name) for index, name in enumerate(names))
 
 
 def _may_have_gpu() -> bool:

@@ -20,26 +20,25 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoising.classical import noise_level
+from .automatic import engine_of, known, resolve, voxel_size_of
+from .center_trials import contact_sheet
+from .corrections import Corrector, corrected_with
 from .device import hidden_gpus
 from .errors import InputError, ParameterError, ScanError, VersionError
 from .locking import lock
 from .memory import return_freed_memory
 from .objects import object_blocks
-from .outputs import OBJECT_STEPS, SLAB_STAGES, check_start, folder_bytes, stage_entries
+from .outputs import OBJECT_STEPS, SLAB_STAGES, check_start, folder_bytes, projections_shape, stage_entries
 from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, recipe_values
 from .plan import Plan, check_disk, compute_tasks, cut_rows, disk_needed, make_plan, whole_slab
-from .preprocessing.normalization import transmission
-from .preprocessing.rotation_center import CenterResult, check_center_can_be_found, find_center
+from .preprocessing.rotation_center import check_center_can_be_found
 from .quantification.metrics import working_bytes
 from .quantification.pictures import grey, png
 from .quantification.provenance import flow_id_of
 from .quantification.sidecar import quantification_settings
-from .reconstruction.engines import get_engine
 from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, share_like, write_json, written_aside
 from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
-from .segmentation.thresholds import multi_otsu_thresholds
-from .slabs import SliceReconstructor, denoise_slices, object_settings, preprocess_rows, sample_rows
+from .slabs import object_settings, reconstruction_settings
 from .volume import SliceLayout, create_slices, link_projections
 
 CAMEL_CASE: dict[Stage, str] = {
@@ -113,7 +112,7 @@ def check_request(request: Request) -> Request:
     skip = {*request.skip, *(("separate_objects",) if "segment" in request.skip else ())}
     if request.start_from in skip:
         raise ParameterError(f"from: {request.start_from} is also to be skipped; drop one of the two")
-    get_engine(request.parameters.reconstruction.engine)
+    engine_of(request.parameters.reconstruction)
     return replace(request, skip=tuple(stage for stage in STAGES if stage in skip))
 
 
@@ -131,15 +130,17 @@ def check_scan(scan: Scan, request: Request) -> ScanQuality:
         One message that names file, dataset or field, and the remedy.
     """
     quality = validate(scan)
+    corrector = Corrector(scan, request.parameters, known(scan, request.parameters))
+    _, _, columns = corrector.shape
     center = request.parameters.reconstruction.center
-    if center != "auto" and center > scan.shape[2] - 1:
+    if center != "auto" and center > columns - 1:
         raise ParameterError(
-            f"reconstruction.center={center}: lies outside the {scan.shape[2]} columns of {scan.path.name}; "
+            f"reconstruction.center={center}: lies outside the {columns} columns of {scan.path.name}; "
             "give a column, or auto"
         )
     if center == "auto":
         try:
-            check_center_can_be_found(np.deg2rad(scan.theta_deg), scan.shape[2])
+            check_center_can_be_found(corrector.theta_rad, columns)
         except InputError as error:
             raise ScanError(f"{scan.path}: {error} (reconstruction.center)") from error
     radii = request.parameters.objects.radii_um
@@ -149,16 +150,16 @@ def check_scan(scan: Scan, request: Request) -> ScanQuality:
             f"objects.{name}={radius:g}: {scan.path.name} does not say how large a pixel is; set scan.pixel_size_um "
             "(1 to give radii in pixels)"
         )
-    plan = _plan(scan, request, None)
-    _object_blocks(scan, request, plan.memory_bytes)
+    plan = _plan(corrector, request, None)
+    _object_blocks(corrector.shape, request, plan.memory_bytes)
     if request.runs("segment"):
-        _check_quantification(scan, request, plan.memory_bytes)
+        _check_quantification(corrector.shape, request, plan.memory_bytes)
     return quality
 
 
-def _check_quantification(scan: Scan, request: Request, memory_bytes: int) -> None:
+def _check_quantification(shape: tuple[int, int, int], request: Request, memory_bytes: int) -> None:
     """Refuse a memory budget that does not hold what `Quantify` bins: how it is binned must not depend on the budget."""
-    _, rows, columns = scan.shape
+    _, rows, columns = shape
     needed = working_bytes((rows, columns, columns), quantification_settings(request.parameters)) * 4 // 3
     if memory_bytes < needed:
         fields = ", ".join(
@@ -169,19 +170,6 @@ def _check_quantification(scan: Scan, request: Request, memory_bytes: int) -> No
             f"least {math.ceil(needed * request.execution.workers / 2**20)} MiB (--memory) or fewer workers (--workers), or "
             f"lower {fields}"
         )
-
-
-def voxel_size_of(scan: Scan, parameters: Parameters) -> list[float] | None:
-    """Edges of a voxel along z, y and x in um, as the request or else the scan says; None where neither knows."""
-    wished, known = parameters.scan, scan.metadata
-    pixel_size = wished.pixel_size_um or known.pixel_size_um
-    if pixel_size is None:
-        return None
-    row_spacing = wished.row_spacing_um
-    if row_spacing is None and known.row_spacing_um is not None and known.pixel_size_um is not None:
-        # What the file says of the shape of pixels holds for a size that somebody knows better, too.
-        row_spacing = known.row_spacing_um * pixel_size / known.pixel_size_um
-    return [row_spacing or pixel_size, pixel_size, pixel_size]
 
 
 def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int = 0) -> dict[str, Any]:
@@ -202,19 +190,25 @@ def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int 
         Shape, stages, slabs, tasks, memory and disk of the run, for a person.
     """
     quality = check_scan(scan, request)
+    corrector = Corrector(scan, request.parameters, known(scan, request.parameters))
     kept = [stage for stage in STAGES if request.runs(stage) and stage not in _on_the_fly(request)]
     # What lies there already may be a part of this run: only Inspect knows which recipe it is.
     needed = (
-        max(0, disk_needed(scan.shape, kept, object_settings(request.parameters.objects)) - folder_bytes(scan_folder))
+        max(
+            0,
+            disk_needed(corrector.shape, kept, object_settings(request.parameters.objects)) - folder_bytes(scan_folder),
+        )
         + raw_bytes
     )
     check_disk(scan_folder, needed)
-    plan = _plan(scan, request, None)
+    plan = _plan(corrector, request, None)
     angles, rows, columns = scan.shape
     voxel_size = voxel_size_of(scan, request.parameters)
+    used = "all" if corrector.shape == scan.shape else "{} of {} x {} pixels".format(*corrector.shape)
     return {
         "layout": scan.layout,
         "projections": f"{angles} of {rows} x {columns} pixels, {scan.dtype.name}",
+        "used": used,
         "flats_and_darks": f"{scan.n_flats} and {scan.n_darks}",
         "theta_deg": f"{scan.theta_deg.min():g} to {scan.theta_deg.max():g}",
         "voxel_size_um": "unknown: results in pixels"
@@ -264,20 +258,20 @@ def inspect_scan(
     with lock(scan_folder / ".inspect.lock"), open_scan(scan_path) as scan:
         quality = check_scan(scan, request)
         checksum = file_checksum(scan_path)
-        resolved, sample = _resolve(scan, request)
+        resolved, sample, corrector = resolve(scan, request.parameters, request.runs)
         digests = _digests(checksum, request, resolved)
         recipe_id = digest_of(digests)[:12]
         run = RunDirectory(scan_folder / recipe_id)
-        plan = _plan(scan, request, _made_slab_rows(run))
-        angles, rows, columns = scan.shape
+        plan = _plan(corrector, request, _made_slab_rows(run))
+        angles, rows, columns = corrector.shape
         stages = stage_entries(run, digests, _on_the_fly(request), (rows, columns, columns), plan.slab_rows)
         check_start(request.start_from, request.skip, stages)
         left = [stage for stage in STAGES if stages[stage]["needed"]]
         check_disk(
             run.root,
-            disk_needed(scan.shape, left, object_settings(request.parameters.objects)) - folder_bytes(run.root),
+            disk_needed(corrector.shape, left, object_settings(request.parameters.objects)) - folder_bytes(run.root),
         )
-        document = _document(run, scan, quality, request, plan)
+        document = _document(run, scan, corrector, quality, request, plan)
         document["scan"].update(path=os.path.relpath(scan_path, run.root), checksum=checksum)
         document.update(resolved=resolved, stages=stages)
         document["provenance"] = {**(provenance or {}), "inspect_started_at": started_at}
@@ -285,7 +279,7 @@ def inspect_scan(
         write_json(run.run_json, document)
         _make_volumes(run, (angles, rows, columns), plan, stages, resolved["voxel_size_um"])
         shutil.rmtree(run.root / "progress", ignore_errors=True)
-        _write_sample(run, sample, resolved["grey_range"])
+        _write_sample(run, sample, resolved["center_px"], resolved["grey_range"])
     return run
 
 
@@ -299,7 +293,7 @@ def task_list(run: RunDirectory, function_ids: dict[str, str]) -> dict[str, Any]
         Registered function by stage, in snake_case.
     """
     document = run.read_run()
-    rows = document["scan"]["shape"][1]
+    rows = projections_shape(document)[1]
     root = str(run.root)
     tasks: dict[str, list[dict[str, Any]]] = {}
     for stage, name in CAMEL_CASE.items():
@@ -326,7 +320,9 @@ def task_list(run: RunDirectory, function_ids: dict[str, str]) -> dict[str, Any]
     }
 
 
-def _document(run: RunDirectory, scan: Scan, quality: ScanQuality, request: Request, plan: Plan) -> dict[str, Any]:
+def _document(
+    run: RunDirectory, scan: Scan, corrector: Corrector, quality: ScanQuality, request: Request, plan: Plan
+) -> dict[str, Any]:
     """What `run.json` says of the scan, the request, the plan and the software."""
     return {
         "format": RUN_FORMAT,
@@ -343,6 +339,10 @@ def _document(run: RunDirectory, scan: Scan, quality: ScanQuality, request: Requ
             "metadata": {key: value for key, value in asdict(scan.metadata).items() if value is not None},
             "quality": asdict(quality),
         },
+        "projections": {
+            "shape": list(corrector.shape),
+            "theta_deg": [float(np.rad2deg(angle)) for angle in (corrector.theta_rad.min(), corrector.theta_rad.max())],
+        },
         "request": {
             "parameters": request.parameters.model_dump(mode="json"),
             "skip": list(request.skip),
@@ -353,7 +353,8 @@ def _document(run: RunDirectory, scan: Scan, quality: ScanQuality, request: Requ
             "slab_rows": plan.slab_rows,
             "task_rows": plan.task_rows,
             "worker_memory_bytes": plan.memory_bytes,
-            "object_blocks": _kept_blocks(run, _object_blocks(scan, request, plan.memory_bytes)),
+            "overlap": plan.overlap,
+            "object_blocks": _kept_blocks(run, _object_blocks(corrector.shape, request, plan.memory_bytes)),
             "notes": _plan_notes(request, plan),
         },
         "software": software(),
@@ -383,24 +384,24 @@ def software() -> dict[str, str]:
     return {**versions, "python": platform.python_version(), "machine": platform.machine()}
 
 
-def _plan(scan: Scan, request: Request, made_slab_rows: int | None) -> Plan:
-    angles, _, columns = scan.shape
-    engine = get_engine(request.parameters.reconstruction.engine)
-    algorithm = request.parameters.reconstruction.algorithm
+def _plan(corrector: Corrector, request: Request, made_slab_rows: int | None) -> Plan:
+    angles, _, columns = corrector.shape
+    parameters = request.parameters.reconstruction
     return make_plan(
-        scan.shape,
-        scan.dtype.itemsize,
-        engine.fixed_memory_bytes(angles, columns, algorithm),
+        corrector.shape,
+        corrector.row_bytes,
+        engine_of(parameters).fixed_memory_bytes(angles, columns, reconstruction_settings(parameters, None)),
         request.execution,
         made_slab_rows,
+        "preprocess" in _on_the_fly(request),
     )
 
 
-def _object_blocks(scan: Scan, request: Request, memory_bytes: int) -> list[tuple[int, int]]:
+def _object_blocks(shape: tuple[int, int, int], request: Request, memory_bytes: int) -> list[tuple[int, int]]:
     """Blocks in which objects are looked for; none where they are not."""
     if not request.runs("separate_objects"):
         return []
-    _, rows, columns = scan.shape
+    _, rows, columns = shape
     settings = object_settings(request.parameters.objects)
     try:
         return object_blocks((rows, columns, columns), settings, memory_bytes)
@@ -430,113 +431,20 @@ def _made_slab_rows(run: RunDirectory) -> int | None:
     return int(run.read_run()["plan"]["slab_rows"])
 
 
-def _resolve(scan: Scan, request: Request) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Every automatic value, rounded so that it can be typed in again, and the sample slices behind them."""
-    parameters = request.parameters
-    voxel_size_um = voxel_size_of(scan, parameters)
-    pixel_size_um = None if voxel_size_um is None else voxel_size_um[2]
-    rows = sample_rows(scan.shape[1], scan.shape[2])
-    projections = np.concatenate(
-        [preprocess_rows(scan, parameters.preprocessing, row, row + 1)[0] for row in rows], axis=1
-    )
-    clipped_fraction = _clipped_fraction(scan, rows, parameters.preprocessing.minimum_transmission)
-    theta = np.deg2rad(scan.theta_deg)
-
-    def reconstruct(center: float, lines: NDArray[np.float32] = projections) -> NDArray[np.float32]:
-        return SliceReconstructor(theta, scan.shape[2], center, parameters.reconstruction, pixel_size_um)(lines)
-
-    resolved: dict[str, Any] = {
-        "sample_rows": rows,
-        "pixel_size_um": pixel_size_um,
-        "voxel_size_um": voxel_size_um,
-        "clipped_fraction": clipped_fraction,
-        "notes": [],
-    }
-    if parameters.reconstruction.center == "auto":
-        result = find_center(projections, theta, reconstruct)
-        resolved["center_px"] = round(result.center, 2)
-        resolved["center"] = _center_summary(result)
-        resolved["notes"] += [result.warning] if result.warning else []
-    else:
-        resolved["center_px"] = float(parameters.reconstruction.center)
-    slices = reconstruct(resolved["center_px"])
-    sample: dict[str, NDArray[Any]] = {"rows": np.asarray(rows), "projections": projections, "slices": slices}
-    resolved["noise_level"] = _rounded(noise_level(slices))
-    if request.runs("denoise"):
-        slices = denoise_slices(slices, parameters.denoising, resolved["noise_level"])
-        sample["denoised"] = slices
-    if request.runs("segment"):
-        resolved["thresholds"] = _thresholds(slices, parameters, scan)
-    low, high = np.percentile(slices[:, _disc(scan.shape[2])], [0.5, 99.5])
-    resolved["grey_range"] = [_rounded(float(low)), _rounded(float(high))]
-    if not resolved["grey_range"][0] < resolved["grey_range"][1]:
-        raise ScanError(
-            f"{scan.path}: the reconstructed sample rows are blank ({low:g} everywhere); check that the scan has a sample in "
-            "the beam and its flats and darks belong to it"
-        )
-    return resolved, sample
-
-
-def _clipped_fraction(scan: Scan, rows: list[int], minimum_transmission: float) -> float:
-    """Share of the sample rows' pixels whose transmission is clipped."""
-    clipped = total = 0
-    for row in rows:
-        found, _ = transmission(
-            scan.read_rows(row, row + 1), scan.flat_field(row, row + 1), scan.dark_field(row, row + 1)
-        )
-        clipped += int(np.count_nonzero(found < minimum_transmission))
-        total += found.size
-    return _rounded(clipped / total)
-
-
-def _thresholds(slices: NDArray[np.float32], parameters: Parameters, scan: Scan) -> list[float]:
-    if parameters.segmentation.thresholds is not None:
-        return parameters.segmentation.thresholds
-    try:
-        found = multi_otsu_thresholds(slices, parameters.segmentation.phases)
-    except ValueError as error:
-        raise ScanError(
-            f"{scan.path}: segmentation.method=multi_otsu finds no {parameters.segmentation.phases} phases in the "
-            f"reconstructed sample ({error}); set segmentation.method=fixed with segmentation.thresholds"
-        ) from error
-    return [_rounded(value) for value in found]
-
-
-def _disc(columns: int) -> NDArray[np.bool_]:
-    axis = np.arange(columns) - (columns - 1) / 2
-    inside: NDArray[np.bool_] = axis[:, None] ** 2 + axis**2 <= (0.95 * columns / 2) ** 2
-    return inside
-
-
-def _center_summary(result: CenterResult) -> dict[str, Any]:
-    candidates, metric = result.curve
-    return {
-        "method": result.method,
-        "confidence": _rounded(result.confidence),
-        "estimates_px": {name: round(value, 3) for name, value in result.estimates.items()},
-        "curve": {
-            "centers_px": [round(float(center), 3) for center in candidates],
-            "metric": [_rounded(float(value)) for value in metric],
-        },
-    }
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
 def _digests(checksum: str, request: Request, resolved: dict[str, Any]) -> dict[Stage, str]:
     """Digest of each stage that the request asks for: its parameters and the digests of what it reads."""
     parameters = request.parameters
     version = importlib.metadata.version("tomopipe")
     reconstruction = {
         **recipe_values(parameters.reconstruction),
-        "engine": get_engine(parameters.reconstruction.engine).name,
+        "engine": resolved["engine"],
         "center": resolved["center_px"],
         "voxel_size_um": resolved["voxel_size_um"],
     }
+    # How the centre was looked for makes no difference beside what was found.
+    del reconstruction["center_search"]
     inputs: dict[Stage, Any] = {
-        "preprocess": recipe_values(parameters.preprocessing),
+        "preprocess": [recipe_values(parameters.preprocessing), corrected_with(parameters, resolved)],
         "reconstruct": reconstruction,
         "denoise": [recipe_values(parameters.denoising), resolved["noise_level"]],
         "segment": [recipe_values(parameters.segmentation), resolved.get("thresholds")],
@@ -575,7 +483,9 @@ def _make_volumes(
             create_slices(path, layout, path.stem, voxel_size_um or (1.0, 1.0, 1.0), unit)
 
 
-def _write_sample(run: RunDirectory, sample: dict[str, NDArray[Any]], grey_range: list[float]) -> None:
+def _write_sample(
+    run: RunDirectory, sample: dict[str, NDArray[Any]], center_px: float, grey_range: list[float]
+) -> None:
     """Write the sample, and its middle slice as a picture: the first look at a run, long before its report."""
     with written_aside(run.sample) as aside, h5py.File(aside, "w") as file:
         for name, values in sample.items():
@@ -583,3 +493,7 @@ def _write_sample(run: RunDirectory, sample: dict[str, NDArray[Any]], grey_range
     slices = sample.get("denoised", sample["slices"])
     with written_aside(run.previews / "sample.png") as aside:
         aside.write_bytes(png(grey(slices[len(slices) // 2], *grey_range)))
+    if "trial_centers" in sample:
+        with written_aside(run.previews / "center_trials.png") as aside:
+            title = f"{run.root.parent.name}: rotation centres in pixels"
+            aside.write_bytes(contact_sheet(sample["trial_slices"], sample["trial_centers"], title, center_px))

@@ -98,13 +98,20 @@ def check_start(start_from: Stage | None, skip: tuple[Stage, ...], entries: Mapp
 
 def stage_slabs(document: Mapping[str, Any], stage: Stage) -> list[tuple[int, int]]:
     """Slabs that a stage of a run receipts; the stages that take the whole volume have one."""
-    return _receipted_slabs(stage, document["scan"]["shape"][1], document["stages"][stage]["slab_rows"])
+    return _receipted_slabs(stage, projections_shape(document)[1], document["stages"][stage]["slab_rows"])
+
+
+def projections_shape(document: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Shape of a run's corrected projections, (angles, rows, columns): the scan's own, unless parts of it are left out or
+    joined."""
+    angles, rows, columns = document.get("projections", document["scan"])["shape"]
+    return angles, rows, columns
 
 
 def is_complete(run: RunDirectory, document: Mapping[str, Any], stage: Stage) -> bool:
     """Whether every slab of a stage of this run has its receipt, and the receipt its output."""
     entry = document["stages"][stage]
-    _, rows, columns = document["scan"]["shape"]
+    _, rows, columns = projections_shape(document)
     layout = SliceLayout((rows, columns, columns), entry["slab_rows"])
     wanted = [name for name in STAGES if document["stages"][name]["digest"] is not None]
     return all(

@@ -28,25 +28,87 @@ Model = TypeVar("Model", bound=BaseModel)
 _EXECUTION: dict[str, JsonValue] = {"execution": True}
 
 
+IndexRange = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+AngleRange = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ScanParameters(_Section):
-    """What is known of the scan better than its file says."""
+    """What is known of the scan better than its file says, and which part of it is used."""
 
     pixel_size_um: Annotated[float, Field(gt=0, le=1000)] | None = Field(
-        None, description="Pixel size at the sample in um; by default what the file says."
+        None, description="Size of a detector pixel at the sample in um; by default what the file says."
     )
     row_spacing_um: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         None,
         description="Distance of two detector rows in um where pixels are not square; by default what the file says.",
+    )
+    energy_kev: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        None, description="Photon energy in keV, for phase retrieval; by default what the file says."
+    )
+    distance_mm: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        None, description="Distance from sample to detector in mm, for phase retrieval; by default what the file says."
+    )
+    rows: IndexRange | None = Field(
+        None, description="Detector rows that are used, [first, one past the last]; by default all."
+    )
+    columns: IndexRange | None = Field(
+        None, description="Detector columns that are used, [first, one past the last]; by default all."
+    )
+    projections: IndexRange | None = Field(
+        None,
+        description="Projections that are used by their place in the file, [first, one past the last]; by default all.",
+    )
+    binning: Literal[1, 2, 4, 8] = Field(
+        1, description="Pixels along rows and columns that are averaged to one, after the flat-field correction."
+    )
+    excluded_angles_deg: list[AngleRange] = Field(
+        default_factory=list,
+        description="Ranges of angles [from, to] in degrees whose projections are left out: blocked views.",
+    )
+    angle_step: int = Field(1, ge=1, le=1000, description="Every so many projections one is used, in order of angle.")
+    field_of_view: Literal["auto", "standard", "double"] = Field(
+        "auto",
+        description="double: a 360 degree scan with the axis near the detector's edge, whose halves are joined to a "
+        "wider field of view; standard: not so; auto: double where the overlap says so.",
+    )
+    axis_tilt_deg: float = Field(
+        0.0,
+        ge=-10,
+        le=10,
+        description="Angle of the rotation axis against the detector's columns in degrees, counter-clockwise in the "
+        "projection as displayed; it is turned back.",
+    )
+    distortion_center_px: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="Centre [column, row] of the lens distortion in detector pixels; by default the middle."
+    )
+    distortion_coefficients: Annotated[list[float], Field(max_length=8)] = Field(
+        default_factory=list,
+        description="Backward polynomial of the radial lens distortion, from the constant term (about 1) on; none: no "
+        "correction.",
     )
 
 
 class PreprocessingParameters(_Section):
     """From raw counts to line integrals."""
 
+    flat_field: Literal["median", "mean", "interpolated", "dynamic"] = Field(
+        "median",
+        description="How flats are combined: median or mean of all; interpolated between those before and after each "
+        "projection; dynamic: with eigen-flats fitted to each projection.",
+    )
+    flat_components: Annotated[int, Field(ge=1, le=50)] | None = Field(
+        None, description="dynamic: eigen-flats; by default as many as stand out of the noise (parallel analysis)."
+    )
+    bad_pixel_map: str | None = Field(
+        None,
+        max_length=500,
+        description="File of the pixels to be replaced from their neighbours, true or nonzero where bad, of the "
+        "detector's size: .npy, .tif, or .h5:/dataset.",
+    )
     minimum_transmission: float = Field(
         1e-3, gt=0, lt=1, description="Transmission below this counts as this, so that the logarithm stays finite."
     )
@@ -54,48 +116,172 @@ class PreprocessingParameters(_Section):
         0.3,
         ge=0,
         le=100,
-        description="A pixel brighter than its 3 x 3 median by more than this fraction is a zinger; 0 leaves all.",
+        description="A pixel brighter than the median of its neighbourhood by more than this fraction is a zinger; 0 "
+        "leaves all.",
     )
-    stripe_removal: Literal["fourier_wavelet", "none"] = Field(
-        "fourier_wavelet", description="Method against ring artefacts."
+    zinger_size: Literal[3, 5] = Field(3, description="Edge of the zinger filter's neighbourhood in pixels.")
+    zinger_neighborhood: Literal["projection", "stack"] = Field(
+        "projection", description="Whether the neighbourhood lies in one projection, or in the next ones too (3D)."
+    )
+    phase_retrieval: Literal["none", "paganin"] = Field(
+        "none", description="Single-distance phase retrieval after Paganin; needs energy, distance and pixel size."
+    )
+    delta_beta: Annotated[float, Field(gt=0, le=1e7)] | None = Field(
+        None, description="paganin: ratio of the refractive index's decrement to its imaginary part."
+    )
+    paganin_alpha: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        None, description="paganin: instead of delta_beta, the regularisation as TomoPy's retrieve_phase takes it."
+    )
+    beam_hardening: Annotated[list[float], Field(max_length=8)] = Field(
+        default_factory=list,
+        description="Coefficients of the polynomial that line integrals are mapped with, from the linear term on; "
+        "none: no correction.",
+    )
+    stripe_removal: Literal[
+        "none",
+        "fourier_wavelet",
+        "tomopy_fw",
+        "vo_all",
+        "vo_sorting",
+        "vo_filtering",
+        "vo_large",
+        "vo_dead",
+        "titarenko",
+        "tomopy_ti",
+    ] = Field(
+        "fourier_wavelet",
+        description="Method against ring artefacts: fourier_wavelet (tomopy_fw: as TomoPy's remove_stripe_fw); Vo's "
+        "sorting and filtering (narrow stripes), large (wide ones), dead (unresponsive and fluctuating columns), or "
+        "all of them; titarenko (tomopy_ti: as TomoPy's remove_stripe_ti).",
     )
     stripe_level: Annotated[int, Field(ge=1, le=12)] | None = Field(
-        None, description="Wavelet levels that are cleaned; by default as many as leave the shading alone."
+        None,
+        description="fourier_wavelet, tomopy_fw: wavelet levels that are cleaned; by default as many as leave the shading "
+        "alone (tomopy_fw: as many as there are).",
     )
     stripe_limit: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         10.0,
-        description="What the stripe filter takes away is clipped at this many of its robust standard deviations, "
+        description="fourier_wavelet: what is taken away is clipped at this many of its robust standard deviations, "
         "which keeps the edges of samples concentric with the axis; null clips nothing.",
     )
-    stripe_wavelet: str = Field("sym16", description="Wavelet of the stripe filter, a name of PyWavelets.")
-    stripe_sigma: float = Field(1.0, gt=0, le=100, description="Width of the stripe filter in Fourier samples.")
+    stripe_wavelet: str | None = Field(
+        None,
+        description="Wavelet, a name of PyWavelets; by default sym16 for fourier_wavelet and db5 for tomopy_fw.",
+    )
+    stripe_sigma: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        None,
+        description="Width of the filter along the angles in Fourier samples; by default 1 for fourier_wavelet, 2 for "
+        "tomopy_fw, 3 for vo_filtering.",
+    )
+    stripe_snr: float = Field(
+        3.0, gt=1, le=100, description="vo_all, vo_large, vo_dead: how far a stripe stands out; larger finds fewer."
+    )
+    stripe_large_size: Annotated[int, Field(ge=3, le=1001)] | None = Field(
+        None,
+        description="vo_all, vo_large, vo_dead: width in pixels of the median against wide stripes; by default 61 (51).",
+    )
+    stripe_small_size: Annotated[int, Field(ge=3, le=1001)] | None = Field(
+        None,
+        description="vo_all, vo_sorting, vo_filtering: width in pixels of the median against narrow stripes; by default "
+        "21, or a hundredth of the width.",
+    )
+    stripe_alpha: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        None,
+        description="titarenko: how much the correction is held back, by default 0.002; tomopy_ti: its alpha, 1.5.",
+    )
 
     @field_validator("stripe_wavelet")
     @classmethod
-    def _known_wavelet(cls, name: str) -> str:
-        if name not in pywt.wavelist(kind="discrete"):
+    def _known_wavelet(cls, name: str | None) -> str | None:
+        if name is not None and name not in pywt.wavelist(kind="discrete"):
             raise ValueError("is not a discrete wavelet of PyWavelets; take for example db5 or sym16")
         return name
+
+    @model_validator(mode="after")
+    def _stack_is_small(self) -> PreprocessingParameters:
+        if self.zinger_neighborhood == "stack" and self.zinger_size != 3:
+            raise ValueError(
+                f"preprocessing.zinger_size={self.zinger_size}: with zinger_neighborhood=stack it must be 3; set one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _paganin_is_told_the_material(self) -> PreprocessingParameters:
+        if self.phase_retrieval == "paganin" and (self.delta_beta is None) == (self.paganin_alpha is None):
+            raise ValueError(
+                "preprocessing.phase_retrieval=paganin needs one of preprocessing.delta_beta (1000 for example) and "
+                "preprocessing.paganin_alpha"
+            )
+        return self
 
 
 class ReconstructionParameters(_Section):
     """From line integrals to slices."""
 
-    algorithm: Literal["fbp", "gridrec", "fourierrec"] = Field(
+    algorithm: Literal["fbp", "gridrec", "fourierrec", "lprec", "sirt", "cgls", "tv", "mlem", "osem"] = Field(
         "fourierrec",
-        description="fbp: filtered backprojection along lines; gridrec, fourierrec: Fourier gridding "
-        "(one implementation in the native engine).",
+        description="Direct: fbp (backprojection along lines), gridrec, fourierrec (Fourier gridding; one "
+        "implementation in the native engine), lprec (log-polar, TomocuPy alone). Iterative: sirt, cgls, tv (least "
+        "squares with total variation), mlem, osem (for low counts).",
     )
-    filter: Literal["none", "ramp", "shepp", "cosine", "hann", "hamming", "parzen"] = Field(
-        "shepp", description="Window on the ramp filter; none leaves the projections unfiltered."
+    filter: Literal["none", "ramp", "shepp", "cosine", "hann", "hamming", "parzen", "butterworth"] = Field(
+        "shepp", description="Direct methods: window on the ramp filter; none leaves the projections unfiltered."
     )
+    filter_cutoff: float = Field(
+        1.0, gt=0, le=1, description="Direct methods: where the window ends, as a share of the Nyquist frequency."
+    )
+    filter_order: int = Field(2, ge=1, le=20, description="Order of the butterworth window.")
     center: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="Rotation centre in pixels (pixel centres at integers), or auto to find it."
+        "auto",
+        description="Rotation centre in pixels (pixel centres at integers), or auto to find it; counted in the columns "
+        "that are used, after binning, and before the halves of a double field of view are joined.",
+    )
+    center_search: float = Field(
+        0.25,
+        gt=0,
+        lt=0.5,
+        description="How far from the middle the centre is looked for, as a share of the detector's width.",
     )
     padding: Literal["edge", "zero"] = Field(
         "edge", description="What lies beside the field of view: its edge value, or nothing."
     )
-    engine: Literal["auto", "native"] = Field("auto", description="Which implementation reconstructs.")
+    projector: Literal["auto", "line", "fourier"] = Field(
+        "auto",
+        description="Iterative methods: operators along lines or in Fourier space; auto: fourier, but line for mlem and "
+        "osem, which need it.",
+    )
+    iterations: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None,
+        description="Iterative methods: most iterations; by default 100 (sirt, tv), 20 (cgls), 50 (mlem), 10 (osem).",
+    )
+    stop_residual: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Iterative methods: a slice is done when its relative residual is below this."
+    )
+    minimum: float | None = Field(
+        None,
+        description="Iterative methods except cgls: least value of the slices, in their unit; 0 for non-negativity.",
+    )
+    maximum: float | None = Field(
+        None, description="Iterative methods except cgls: largest value of the slices, in their unit."
+    )
+    tv_weight: float = Field(
+        0.1,
+        gt=0,
+        le=100,
+        description="tv: weight of the total variation, relative to the scale of the data; 0.03 for little noise.",
+    )
+    subsets: int = Field(8, ge=1, le=1000, description="osem: subsets of the projections.")
+    warm_start: bool = Field(
+        False, description="Iterative methods: start from the direct Fourier reconstruction instead of nothing."
+    )
+    engine: Literal["auto", "native", "tomopy", "tomocupy", "astra"] = Field(
+        "auto",
+        description="Which implementation reconstructs; auto is TomocuPy on an NVIDIA GPU where it is installed and has "
+        "the algorithm, else tomopipe's own.",
+    )
+    precision: Literal["single", "half"] = Field(
+        "single", description="GPUs: how filtered projections are stored; half is faster and a little less exact."
+    )
     dtype: Literal["float32"] = Field("float32", description="Type of the stored volume.")
     output_format: Literal["zarr"] = Field("zarr", description="Format of the stored volume: OME-Zarr 0.5.")
     gpu_devices: list[Annotated[int, Field(ge=0, le=63)]] | None = Field(
@@ -114,6 +300,12 @@ class ReconstructionParameters(_Section):
         if devices is not None and (not devices or len(set(devices)) != len(devices)):
             raise ValueError("names no device, or one twice; give each device once, or leave the field out")
         return devices
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> ReconstructionParameters:
+        if self.minimum is not None and self.maximum is not None and not self.minimum < self.maximum:
+            raise ValueError("reconstruction.minimum must be below reconstruction.maximum")
+        return self
 
 
 class DenoisingParameters(_Section):

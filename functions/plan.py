@@ -38,12 +38,15 @@ class Plan:
         Rows a task, whole slabs.
     memory_bytes : int
         Budget of one worker.
+    overlap : bool
+        Whether the memory holds that the next rows are read and the last slab is written while others are computed with.
     """
 
     rows: int
     slab_rows: int
     task_rows: int
     memory_bytes: int
+    overlap: bool
 
     @property
     def slabs(self) -> list[tuple[int, int]]:
@@ -56,26 +59,49 @@ class Plan:
         return cut_rows(self.rows, self.task_rows)
 
 
+@dataclass(frozen=True)
+class RowBytes:
+    """Memory that correcting one row of projections takes.
+
+    Attributes
+    ----------
+    reading : int
+        The raw counts that are read for it.
+    working : int
+        What is made of them on the way, the corrected row among it.
+    halo_rows : int
+        Rows beside those asked for that are read and worked on, in all.
+    """
+
+    reading: int
+    working: int
+    halo_rows: int = 0
+
+
 def make_plan(
     shape: tuple[int, int, int],
-    itemsize: int,
+    correcting: RowBytes,
     fixed_bytes: int,
     execution: Execution,
     slab_rows: int | None,
+    on_the_fly: bool = False,
 ) -> Plan:
     """Cut a scan into slabs and tasks.
 
     Parameters
     ----------
     shape : (angles, rows, columns)
-    itemsize : int
-        Bytes of a raw pixel.
+        Of the corrected projections.
+    correcting : RowBytes
+        Memory of the preprocessing.
     fixed_bytes : int
         Memory of the reconstruction engine.
     execution : Execution
         The user's wishes.
     slab_rows : int or None
         Rows a slab of the files that an earlier start of this run has made; kept, whatever the wishes.
+    on_the_fly : bool
+        Whether the projections are corrected while slices are made of them.
 
     Raises
     ------
@@ -85,9 +111,10 @@ def make_plan(
     angles, rows, columns = shape
     memory = worker_memory(execution)
     # A slab in work: raw and corrected projections with temporaries, or two volumes of slices and their compression.
-    preprocessing = angles * columns * (2 * itemsize + 12)
-    reconstruction = 12 * columns * columns + 8 * angles * columns
+    preprocessing = correcting.reading + correcting.working
+    reconstruction = 12 * columns * columns + (preprocessing if on_the_fly else 8 * angles * columns)
     slab_row_bytes = max(preprocessing, reconstruction)
+    fixed_bytes += correcting.halo_rows * preprocessing
     room = int(memory * (1 - _RESERVE)) - fixed_bytes
     fitting = room // slab_row_bytes // SLAB_MULTIPLE * SLAB_MULTIPLE
     least = slab_rows or SLAB_MULTIPLE
@@ -102,7 +129,11 @@ def make_plan(
     if slab > _SLAB_DEFAULT:
         slab = slab // _SLAB_DEFAULT * _SLAB_DEFAULT
     slabs_a_task = -(-rows // (slab * _TASKS_MAX))
-    return Plan(rows, slab, slab * slabs_a_task, memory)
+    # While one slab is computed: the next rows as read, and the last slab with its compression.
+    beside = correcting.halo_rows * correcting.reading + slab * (
+        max(correcting.reading, 4 * angles * columns) + max(8 * columns * columns, 4 * angles * columns)
+    )
+    return Plan(rows, slab, slab * slabs_a_task, memory, room >= slab * slab_row_bytes + beside)
 
 
 def worker_memory(execution: Execution) -> int:

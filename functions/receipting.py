@@ -13,17 +13,16 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from .device import worker_device
+from .device import cpu
 from .errors import StageError, TomopipeError
 from .inspection import software
 from .locking import lock
 from .memory import return_freed_memory
-from .outputs import stage_slabs
 from .parameters import Stage
 from .quantification.provenance import flow_id_of
 from .rundir import RunDirectory, share_like
@@ -32,25 +31,6 @@ from .slabs import Sources
 _P = ParamSpec("_P")
 _MESSAGE_MAX = 500
 _FULL_FAILURES = 8
-
-
-def slab_task(
-    stage: Stage, run_root: str, start: int, stop: int, work: Callable[[Sources, int, int], dict[str, Any]]
-) -> dict[str, Any]:
-    """Do the slabs of rows [start, stop) that have no receipt yet; `work` returns what their receipts hold besides."""
-    return_freed_memory()
-    run = RunDirectory(Path(run_root))
-    with contextlib.closing(Sources(run)) as sources:
-        digest = sources.document["stages"][stage]["digest"]
-        for first, last in stage_slabs(sources.document, stage):
-            if not (start <= first and last <= stop):
-                continue
-            with undone(run, stage, first, last, digest) as is_left:
-                if is_left:
-                    with receipted(run, stage, first, last, digest) as receipt:
-                        receipt.update(work(sources, first, last))
-            report_progress(run, stage, start, stop, last - start)
-    return {"slab": [start, stop]}
 
 
 @contextlib.contextmanager
@@ -86,16 +66,27 @@ def undone(receipts: RunDirectory, stage: str, start: int, stop: int, digest: st
 def receipted(
     run: RunDirectory, stage: str, start: int, stop: int, digest: str, receipts: RunDirectory | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Write a slab's receipt when the block has ended well; below another folder than the run's where one is given.
-
-    An error names stage and rows in one line, because it travels in the run's state, which is limited; the traceback is
-    left in the run directory.
-    """
+    """Write a slab's receipt when the block has ended well; below another folder than the run's where one is given."""
     receipt: dict[str, Any] = {}
-    started_at = datetime.datetime.now(datetime.UTC)
-    clock = time.perf_counter()
-    try:
+    started_at = time.time()
+    with failure_noted(run, stage, start, stop):
         yield receipt
+        write_receipt(run, stage, start, stop, digest, started_at, receipt, receipts)
+
+
+@contextlib.contextmanager
+def failure_noted(run: RunDirectory, stage: str, start: int, stop: int) -> Iterator[None]:
+    """Have an error name stage and rows in one line, because it travels in the run's state, which is limited.
+
+    The traceback is left in the run directory.
+
+    Raises
+    ------
+    StageError
+        Instead of what the block raised.
+    """
+    try:
+        yield
     except Exception as error:  # noqa: BLE001 - raised again, shortened
         failure = run.failure_path(stage, start, stop)
         # What failed may be the disk; then the message alone must do.
@@ -104,20 +95,44 @@ def receipted(
             failure.write_text(traceback.format_exc(), encoding="utf-8")
         said = str(error) if isinstance(error, TomopipeError) else f"{type(error).__name__}: {error}"
         raise StageError(f"{stage}, rows {start} to {stop}: {said[:_MESSAGE_MAX]}") from None
+
+
+def write_receipt(
+    run: RunDirectory,
+    stage: str,
+    start: int,
+    stop: int,
+    digest: str,
+    started_at: float,
+    said: Mapping[str, Any],
+    receipts: RunDirectory | None = None,
+) -> None:
+    """Write a slab's receipt: what was done from what, when, where and for how long, and what the stage says besides.
+
+    Parameters
+    ----------
+    started_at : float
+        POSIX time.
+    said : mapping
+        What the receipt holds besides; a device that computed elsewhere than on the CPU among it.
+    receipts : RunDirectory, optional
+        Below which the receipt is written, instead of `run`.
+    """
     run.failure_path(stage, start, stop).unlink(missing_ok=True)
+    started = datetime.datetime.fromtimestamp(started_at, datetime.UTC)
     (receipts or run).write_receipt(
         stage,
         start,
         stop,
         {
             "digest": digest,
-            "started_at": started_at.isoformat(timespec="milliseconds"),
-            "seconds": round(time.perf_counter() - clock, 4),
+            "started_at": started.isoformat(timespec="milliseconds"),
+            "seconds": round(time.time() - started_at, 4),
             "host": platform.node(),
             "process": os.getpid(),
-            "device": asdict(worker_device()),
+            "device": asdict(cpu()),
             "software": software(),
-            **receipt,
+            **said,
         },
     )
 

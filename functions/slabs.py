@@ -6,80 +6,40 @@ Numerics live in the packages below; what is written and receipted is left to `s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from .corrections import Corrector, RawRows, Resolved
 from .denoising.classical import non_local_means, total_variation
+from .device import CPU, Device, cpu, worker_devices
 from .objects import ObjectSettings
+from .outputs import projections_shape
 from .parameters import (
     DenoisingParameters,
     ObjectParameters,
     Parameters,
-    PreprocessingParameters,
     ReconstructionParameters,
     SegmentationParameters,
     parse_parameters,
 )
 from .plan import cut_rows
-from .preprocessing.normalization import line_integrals
-from .preprocessing.stripes import remove_stripes_fourier_wavelet
-from .preprocessing.zingers import REACH_ROWS, remove_zingers
+from .preprocessing.flat_fields import EigenFlats
 from .reconstruction.engines import get_engine
+from .reconstruction.settings import ReconstructionSettings
 from .rundir import RunDirectory
 from .scan import Scan, open_scan
 from .segmentation.region import label_phases
 from .volume import SlabVolume, VolumeLike, open_slices, read_projections
 
 _UM_PER_CM = 1e4
-
-
-def preprocess_rows(
-    scan: Scan, parameters: PreprocessingParameters, start: int, stop: int
-) -> tuple[NDArray[np.float32], int]:
-    """Corrected projections of rows [start, stop).
-
-    Parameters
-    ----------
-    scan : Scan
-    parameters : PreprocessingParameters
-    start, stop : int
-
-    Returns
-    -------
-    projections : (angles, rows, columns) float32
-        Line integrals, dimensionless.
-    mended : int
-        Pixels without a usable value that were mended from their neighbours.
-    """
-    low = max(0, start - REACH_ROWS)
-    high = min(scan.shape[1], stop + REACH_ROWS)
-    inner = slice(start - low, stop - low)
-    raw = scan.read_rows(low, high)
-    dark = scan.dark_field(low, high)
-    if parameters.zinger_threshold:
-        raw = remove_zingers(raw, dark, parameters.zinger_threshold)
-    projections, mended = line_integrals(
-        np.ascontiguousarray(raw[:, inner]),
-        scan.flat_field(low, high)[inner],
-        dark[inner],
-        parameters.minimum_transmission,
-    )
-    del raw
-    if parameters.stripe_removal == "fourier_wavelet":
-        projections = remove_stripes_fourier_wavelet(
-            projections,
-            level=parameters.stripe_level,
-            wavelet=parameters.stripe_wavelet,
-            sigma=parameters.stripe_sigma,
-            limit=parameters.stripe_limit,
-        )
-    return projections, mended
+_CPU_ENGINES = frozenset({"tomopy"})
 
 
 @dataclass(frozen=True)
@@ -91,9 +51,13 @@ class SliceReconstructor:
     theta_rad : (angles,) float64
     columns : int
     center_px : float
+        In the projections' columns.
     parameters : ReconstructionParameters
     pixel_size_um : float or None
         None leaves the slices in 1/pixel.
+    engine : str
+        Name of the engine, resolved.
+    device : Device
     """
 
     theta_rad: NDArray[np.float64]
@@ -101,24 +65,63 @@ class SliceReconstructor:
     center_px: float
     parameters: ReconstructionParameters
     pixel_size_um: float | None
+    engine: str = "native"
+    device: Device = CPU
 
     @cached_property
     def _reconstruct(self) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        return get_engine(self.parameters.engine).prepare(
+        return get_engine(self.engine).prepare(
             self.theta_rad,
             self.columns,
             self.center_px,
-            algorithm=self.parameters.algorithm,
-            filter_name=self.parameters.filter,
-            padding=self.parameters.padding,
+            settings=reconstruction_settings(self.parameters, self.pixel_size_um),
+            device=self.device,
         )
 
     def __call__(self, projections: NDArray[np.float32]) -> NDArray[np.float32]:
         """Slices (rows, columns, columns) float32 in 1/cm (1/pixel) of projections (angles, rows, columns)."""
-        slices = self._reconstruct(projections)
+        return self._in_unit(self._reconstruct(projections))
+
+    def of_raw(self, corrector: Corrector, raw: RawRows) -> tuple[NDArray[np.float32], int]:
+        """Slices of raw rows, and how many of their values were mended.
+
+        Where the GPU both corrects and reconstructs, the projections stay on it between the two.
+        """
+        on_device = getattr(self._reconstruct, "reconstruct_on_device", None)
+        if on_device is None or not corrector.fits_gpu or corrector.joins:
+            projections, mended = corrector.correct(raw)
+            return self(projections), mended
+        tensor, mended = corrector.corrected_tensor(self.device.torch_name, raw)
+        return self._in_unit(on_device(tensor).cpu().numpy()), mended
+
+    def _in_unit(self, slices: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.pixel_size_um is not None:
             slices *= np.float32(_UM_PER_CM / self.pixel_size_um)
         return slices
+
+
+def reconstruction_settings(
+    parameters: ReconstructionParameters, pixel_size_um: float | None
+) -> ReconstructionSettings:
+    """What an engine takes, from a user's parameters; bounds are turned from the volume's unit to 1/pixel."""
+    unit = 1.0 if pixel_size_um is None else pixel_size_um / _UM_PER_CM
+    minimum, maximum = parameters.minimum, parameters.maximum
+    return ReconstructionSettings(
+        algorithm=parameters.algorithm,
+        filter_name=parameters.filter,
+        filter_cutoff=parameters.filter_cutoff,
+        filter_order=parameters.filter_order,
+        padding=parameters.padding,
+        projector=None if parameters.projector == "auto" else parameters.projector,
+        iterations=parameters.iterations,
+        stop_residual=parameters.stop_residual,
+        minimum=None if minimum is None else minimum * unit,
+        maximum=None if maximum is None else maximum * unit,
+        tv_weight=parameters.tv_weight,
+        subsets=parameters.subsets,
+        warm_start=parameters.warm_start,
+        precision=parameters.precision,
+    )
 
 
 def denoise_slices(slices: NDArray[np.float32], parameters: DenoisingParameters, noise: float) -> NDArray[np.float32]:
@@ -167,7 +170,7 @@ class Sources:
         self.run = run
         self.document: dict[str, Any] = run.read_run()
         self.parameters: Parameters = parse_parameters(self.document["request"]["parameters"], str(run.run_json))
-        self.shape: tuple[int, int, int] = tuple(self.document["scan"]["shape"])
+        self.shape = projections_shape(self.document)
 
     @cached_property
     def scan(self) -> Scan:
@@ -175,15 +178,35 @@ class Sources:
         return open_scan(self.run.root / self.document["scan"]["path"])
 
     @cached_property
+    def devices(self) -> list[Device]:
+        """Devices of this worker that projections are corrected and slices are reconstructed on."""
+        parameters = self.parameters.reconstruction
+        if self.document["resolved"]["engine"] in _CPU_ENGINES:
+            return [cpu()]
+        return worker_devices(parameters.gpu_devices)
+
+    @cached_property
+    def correctors(self) -> list[Corrector]:
+        """What corrects this run's projections, one a device."""
+        return [Corrector(self.scan, self.parameters, self._resolved, device) for device in self.devices]
+
+    @cached_property
+    def reconstructors(self) -> list[SliceReconstructor]:
+        """Reconstruction with this run's resolved parameters, one a device."""
+        return [
+            slice_reconstructor(corrector, self.parameters, self.document["resolved"], device)
+            for corrector, device in zip(self.correctors, self.devices, strict=True)
+        ]
+
+    @property
     def reconstructor(self) -> SliceReconstructor:
-        """Reconstruction with this run's resolved parameters."""
-        resolved = self.document["resolved"]
-        return SliceReconstructor(
-            np.deg2rad(self.scan.theta_deg),
-            self.shape[2],
-            resolved["center_px"],
-            self.parameters.reconstruction,
-            resolved["pixel_size_um"],
+        """Reconstruction on the first device."""
+        return self.reconstructors[0]
+
+    @cached_property
+    def _resolved(self) -> Resolved:
+        return resolved_corrections(
+            self.document["resolved"], self.parameters.preprocessing.flat_field, self.run.sample
         )
 
     @property
@@ -205,11 +228,32 @@ class Sources:
 
     def projections(self, start: int, stop: int) -> NDArray[np.float32]:
         """Corrected projections of rows [start, stop), (angles, rows, columns) float32."""
+        found = self.read_projections(start, stop)
+        return self.correctors[0].correct(found)[0] if isinstance(found, RawRows) else found
+
+    def read_projections(self, start: int, stop: int) -> NDArray[np.float32] | RawRows:
+        """Corrected projections of rows [start, stop) where they are kept, else the raw rows of which they are made."""
         entry = self.document["stages"]["preprocess"]
         if entry["output"] is None:
-            return preprocess_rows(self.scan, self.parameters.preprocessing, start, stop)[0]
+            return self.correctors[0].read(start, stop)
         slabs = cut_rows(self.shape[1], entry["slab_rows"])
         return read_projections(self.run.root / entry["output"], slabs, start, stop)
+
+    @cached_property
+    def reconstruct(self) -> list[Callable[[NDArray[np.float32] | RawRows], tuple[NDArray[np.float32], int]]]:
+        """What makes slices of what `read_projections` gives, one a device; also says how many values were mended."""
+
+        def on(
+            corrector: Corrector, reconstructor: SliceReconstructor
+        ) -> Callable[[NDArray[np.float32] | RawRows], tuple[NDArray[np.float32], int]]:
+            def reconstruct(found: NDArray[np.float32] | RawRows) -> tuple[NDArray[np.float32], int]:
+                return (
+                    reconstructor.of_raw(corrector, found) if isinstance(found, RawRows) else (reconstructor(found), 0)
+                )
+
+            return reconstruct
+
+        return [on(*pair) for pair in zip(self.correctors, self.reconstructors, strict=True)]
 
     def reconstruction(self) -> VolumeLike:
         """The reconstructed volume (z, y, x) float32."""
@@ -278,6 +322,37 @@ class _DenoisedOnTheFly:
 
     def __getitem__(self, rows: slice, /) -> NDArray[np.float32]:
         return denoise_slices(np.asarray(self.source[rows]), self.parameters, self.noise)
+
+
+def slice_reconstructor(
+    corrector: Corrector, parameters: Parameters, resolved: Mapping[str, Any], device: Device = CPU
+) -> SliceReconstructor:
+    """Reconstruction of a corrector's projections with a run's resolved values."""
+    return SliceReconstructor(
+        corrector.theta_rad,
+        corrector.shape[2],
+        corrector.center(resolved["center_px"]),
+        parameters.reconstruction,
+        resolved["pixel_size_um"],
+        resolved["engine"],
+        device,
+    )
+
+
+def resolved_corrections(resolved: Mapping[str, Any], flat_field: str, sample: Path) -> Resolved:
+    """What `Corrector` takes, from what a run's `run.json` has resolved and the arrays in its sample."""
+    size = resolved["voxel_size_um"]
+    eigen_flats = None
+    if flat_field == "dynamic":
+        with h5py.File(sample, "r") as file:
+            eigen_flats = EigenFlats(file["flat_mixtures"][()], file["flat_weights"][()])
+    return Resolved(
+        voxel_size_um=None if size is None else (size[0], size[1], size[2]),
+        energy_kev=resolved.get("energy_kev"),
+        distance_mm=resolved.get("distance_mm"),
+        joined_at=resolved["center_px"] if resolved.get("field_of_view") == "double" else None,
+        eigen_flats=eigen_flats,
+    )
 
 
 def sample_rows(rows: int, columns: int) -> list[int]:

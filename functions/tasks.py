@@ -10,22 +10,24 @@ import contextlib
 import datetime
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .device import cpu
 from .parameters import Stage
 from .quantification.document import search_document, taken_over
 from .quantification.report import write_report
 from .quantification.sidecar import write_sidecar
-from .receipting import registered, report_progress, slab_task, whole_volume_task
+from .receipting import registered, report_progress, whole_volume_task
 from .rundir import RunDirectory, array_checksum, file_checksum, slab_name, written_aside
-from .slabs import Sources, denoise_slices, preprocess_rows, segment_slices
-from .volume import SliceLayout, create_labels, write_phases, write_projections, write_slices
+from .slab_stream import SlabWork, slab_task
+from .slabs import Sources, denoise_slices, segment_slices
+from .volume import SliceLayout, VolumeLike, create_labels, write_phases, write_projections, write_slices
 
 _CHUNK_ROWS = 16
 _DENOISING_BYTES_A_PIXEL = 55
@@ -35,59 +37,65 @@ _DENOISING_BYTES_A_PIXEL = 55
 def preprocess_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Raw rows [start, stop) -> corrected projections, slab by slab."""
 
-    def work(sources: Sources, first: int, last: int) -> dict[str, Any]:
-        projections, mended = preprocess_rows(sources.scan, sources.parameters.preprocessing, first, last)
-        write_projections(sources.run.root / "projections", first, projections)
-        return {"checksum": array_checksum(projections), "mended_pixels": mended}
+    def prepare(sources: Sources) -> SlabWork:
+        def write(first: int, projections: NDArray[np.float32]) -> dict[str, Any]:
+            write_projections(sources.run.root / "projections", first, projections)
+            return {"checksum": array_checksum(projections), "device": asdict(sources.devices[0])}
 
-    return slab_task("preprocess", run_root, start, stop, work)
+        compute = [corrector.correct for corrector in sources.correctors]
+        return SlabWork(sources.correctors[0].read, compute, 1, write, _chunk_rows(sources))
+
+    return slab_task("preprocess", run_root, start, stop, prepare)
 
 
 @registered
 def reconstruct_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Projections of rows [start, stop) -> slices, slab by slab."""
 
-    def work(sources: Sources, first: int, last: int) -> dict[str, Any]:
-        slices = np.empty((last - first, *sources.volume_shape[1:]), np.float32)
-        for low, projections in _projection_chunks(sources, first, last):
-            slices[low - first : low - first + projections.shape[1]] = sources.reconstructor(projections)
-            report_progress(sources.run, "reconstruct", start, stop, low + projections.shape[1] - start)
-        return _write_slices(sources, "reconstruct", first, slices)
+    def prepare(sources: Sources) -> SlabWork:
+        return SlabWork(
+            sources.read_projections, sources.reconstruct, 0, _writer(sources, "reconstruct"), _chunk_rows(sources)
+        )
 
-    return slab_task("reconstruct", run_root, start, stop, work)
+    return slab_task("reconstruct", run_root, start, stop, prepare)
 
 
 @registered
 def denoise_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Slices [start, stop) -> denoised slices, slab by slab."""
 
-    def work(sources: Sources, first: int, last: int) -> dict[str, Any]:
-        noise = sources.document["resolved"]["noise_level"]
-        slices = np.asarray(sources.reconstruction()[first:last])
+    def prepare(sources: Sources) -> SlabWork:
+        noise, source = sources.document["resolved"]["noise_level"], sources.reconstruction()
+
+        def compute(slices: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+            return denoise_slices(slices, sources.parameters.denoising, noise), 0
+
         # Slices of a chunk are in work at once, one a thread.
         memory = sources.document["plan"]["worker_memory_bytes"] // 8
-        rows = max(1, min(_CHUNK_ROWS, memory // (_DENOISING_BYTES_A_PIXEL * slices[0].size)))
-        for low in range(0, len(slices), rows):
-            chunk = slices[low : low + rows]
-            chunk[...] = denoise_slices(chunk, sources.parameters.denoising, noise)
-            report_progress(sources.run, "denoise", start, stop, first + low + len(chunk) - start)
-        return _write_slices(sources, "denoise", first, slices)
+        slice_bytes = _DENOISING_BYTES_A_PIXEL * sources.volume_shape[1] * sources.volume_shape[2]
+        rows = max(1, min(_CHUNK_ROWS, memory // slice_bytes))
+        return SlabWork(_reader(source), [compute], 0, _writer(sources, "denoise"), rows)
 
-    return slab_task("denoise", run_root, start, stop, work)
+    return slab_task("denoise", run_root, start, stop, prepare)
 
 
 @registered
 def segment_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     """Slices [start, stop) -> phases, slab by slab."""
 
-    def work(sources: Sources, first: int, last: int) -> dict[str, Any]:
+    def prepare(sources: Sources) -> SlabWork:
         thresholds = sources.document["resolved"]["thresholds"]
-        slices = np.asarray(sources.denoised()[first:last])
-        phases = segment_slices(slices, sources.parameters.segmentation, thresholds)
-        write_phases(sources.run.root / "phases", first, phases)
-        return {"checksum": array_checksum(phases)}
 
-    return slab_task("segment", run_root, start, stop, work)
+        def compute(slices: NDArray[np.float32]) -> tuple[NDArray[np.uint8], int]:
+            return segment_slices(slices, sources.parameters.segmentation, thresholds), 0
+
+        def write(first: int, phases: NDArray[np.uint8]) -> dict[str, Any]:
+            write_phases(sources.run.root / "phases", first, phases)
+            return {"checksum": array_checksum(phases)}
+
+        return SlabWork(_reader(sources.denoised()), [compute], 0, write, _CHUNK_ROWS)
+
+    return slab_task("segment", run_root, start, stop, prepare)
 
 
 @registered
@@ -113,29 +121,29 @@ def quantify_task(run_root: str) -> dict[str, Any]:
         return result
 
 
-def _projection_chunks(sources: Sources, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Chunks of corrected projections; where they come from disk the next is read while this one is computed with."""
-    step = sources.parameters.reconstruction.chunk_size
-    ranges = [(low, min(low + step, stop)) for low in range(start, stop, step)]
-    if sources.document["stages"]["preprocess"]["output"] is None:
-        # Preprocessing computes with all threads already; numba's kernels must not be entered from two threads.
-        for low, high in ranges:
-            yield low, sources.projections(low, high)
-        return
-    with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(sources.projections, *ranges[0])
-        for index, (low, _) in enumerate(ranges):
-            current = following.result()
-            if index + 1 < len(ranges):
-                following = reader.submit(sources.projections, *ranges[index + 1])
-            yield low, current
+def _chunk_rows(sources: Sources) -> int:
+    """Rows that are read and computed at once."""
+    return min(sources.parameters.reconstruction.chunk_size, sources.document["plan"]["slab_rows"])
 
 
-def _write_slices(sources: Sources, stage: Stage, start: int, slices: NDArray[np.float32]) -> dict[str, Any]:
+def _reader(volume: VolumeLike) -> Callable[[int, int], NDArray[np.float32]]:
+    def read(first: int, last: int) -> NDArray[np.float32]:
+        return np.asarray(volume[first:last])
+
+    return read
+
+
+def _writer(sources: Sources, stage: Stage) -> Callable[[int, NDArray[np.float32]], dict[str, Any]]:
+    """Writes slabs of slices, and says with what they were made."""
     entry = sources.document["stages"][stage]
     layout = SliceLayout(sources.volume_shape, entry["slab_rows"])
-    write_slices(sources.run.root / entry["output"], layout, start, slices)
-    return {"checksum": array_checksum(slices)}
+    devices = sources.devices if stage == "reconstruct" else [cpu()]
+
+    def write(first: int, slices: NDArray[np.float32]) -> dict[str, Any]:
+        write_slices(sources.run.root / entry["output"], layout, first, slices)
+        return {"checksum": array_checksum(slices), "device": asdict(devices[0])}
+
+    return write
 
 
 def _write_phases_alone(sources: Sources) -> None:

@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.text import Text
 
 from tomopipe.functions.inspection import CAMEL_CASE, STEP_STATES
-from tomopipe.functions.outputs import SLAB_STAGES
+from tomopipe.functions.outputs import SLAB_STAGES, projections_shape
 from tomopipe.functions.rundir import RunDirectory
 
 from . import actions
@@ -141,7 +141,7 @@ def stage_progress(run: RunDirectory, state: str) -> tuple[int, int, str]:
     document = run.read_run()
     if stage not in (*SLAB_STAGES, "find_objects", "label_objects"):
         return (round(100 * notes[0]["done"] / notes[0]["total"]) if notes and notes[0]["total"] else 0), 100, "%"
-    return sum(note["done"] for note in notes), document["scan"]["shape"][1], "rows"
+    return sum(note["done"] for note in notes), projections_shape(document)[1], "rows"
 
 
 class _Amount(ProgressColumn):

@@ -145,17 +145,31 @@ def stage_planes(sources: Sources) -> Iterator[Planes]:
 
 def projection_and_sinogram(sources: Sources) -> dict[str, Picture]:
     """A raw projection over its flat field, and the corrected sinogram of the row in the middle."""
-    angles, rows, _ = sources.shape
-    scan = sources.scan
+    rows = sources.shape[1]
+    scan = sources.correctors[0].selected
+    angles, raw_rows, _ = scan.shape
     raw = scan.read_projections(angles // 2, angles // 2 + 1)[0].astype(np.float32)
-    dark = scan.dark_field(0, rows)
+    dark = scan.dark_field(0, raw_rows)
     with np.errstate(divide="ignore", invalid="ignore"):
-        transmission = np.nan_to_num((raw - dark) / (scan.flat_field(0, rows) - dark), posinf=1, neginf=0)
+        transmission = np.nan_to_num((raw - dark) / (scan.flat_field(0, raw_rows) - dark), posinf=1, neginf=0)
     sinogram = sources.projections(rows // 2, rows // 2 + 1)[:, 0]
     return {
         "projection": Picture(_thin(grey(transmission, *_range(transmission)))),
         "sinogram": Picture(_thin(grey(sinogram, *_range(sinogram)))),
     }
+
+
+def center_trials(sources: Sources) -> Iterator[tuple[float, Picture]]:
+    """Slices of the middle sample row with trial centres, where the rotation centre was found with little confidence."""
+    if not sources.run.sample.is_file():
+        return
+    with h5py.File(sources.run.sample, "r") as file:
+        if "trial_centers" not in file:
+            return
+        centers, slices = file["trial_centers"][()], file["trial_slices"][()]
+    low, high = sources.document["resolved"]["grey_range"]
+    for center, values in zip(centers, slices, strict=True):
+        yield float(center), Picture(_thin(grey(values, low, high)))
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:

@@ -92,7 +92,7 @@ def write_report(
         ("variation", "Variation through the sample", _plots(charts, _VARIATION)),
         ("objects", "Objects", _objects(objects) if objects else ""),
         ("metrics", "Metrics", _metrics(sidecar)),
-        ("quality", "Quality", _quality(sidecar, document, charts)),
+        ("quality", "Quality", _quality(sidecar, document, charts) + _center_trials(sources)),
         ("detector", "From the detector", _detector(sources)),
         ("time", "Time", _timings(sources)),
         ("provenance", "Parameters and provenance", _provenance(document)),
@@ -353,6 +353,22 @@ def _quality(sidecar: Mapping[str, Any], document: dict[str, Any], charts: Mappi
     said = "" if warned else '<p class="good">Nothing was found that speaks against these numbers.</p>'
     table = f'<table class="metrics quality"><tbody>{"".join(lines)}</tbody></table>' if lines else ""
     return said + table + _plots(charts, _IMAGE)
+
+
+def _center_trials(sources: Sources) -> str:
+    """Trial slices for a person to choose the rotation centre by, where it was found with little confidence."""
+    taken = sources.document["resolved"]["center_px"]
+    figures = []
+    for center, picture in pictures.center_trials(sources):
+        caption = f"{center:.2f}{' (taken)' if center == taken else ''}"
+        figures.append(f"<figure><figcaption>{caption}</figcaption>{_image(picture, f'Slice with centre {caption}')}</figure>")
+    if not figures:
+        return ""
+    return (
+        "<h3>Which rotation centre?</h3><p>The centre was found with little confidence. These are slices of the middle "
+        "sample row with others; if one is sharper, run again with <code>reconstruction.center</code> set to it.</p>"
+        f'<div class="trials">{"".join(figures)}</div>'
+    )
 
 
 # Plots and pictures -----------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class ReconstructionSettings:
     stop_residual: float | None = None
     minimum: float | None = None
     maximum: float | None = None
-    tv_weight: float = 0.01
+    tv_weight: float = 0.1
     subsets: int = 8
     warm_start: bool = False
     precision: str = "single"

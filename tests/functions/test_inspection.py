@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -14,7 +12,7 @@ from tomopipe.functions.inspection import Request
 from tomopipe.functions.parameters import Execution, Parameters
 from tomopipe.functions.rundir import RUN_FORMAT, RunDirectory, write_json
 
-LARGE: Any = SimpleNamespace(shape=(16, 1024, 2048))
+LARGE = (16, 1024, 2048)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -85,6 +85,7 @@ class NativeEngine:
         check_algorithm(self.name, self.algorithms, settings)
         if settings.is_direct:
             return _DIRECT[settings.algorithm].workspace_bytes(angles, columns) + TABLES_BYTES
-        from ..iterative import IterativeReconstructor
+        from ..iterative import IterativeReconstructor, check_settings
 
+        check_settings(settings, angles)
         return IterativeReconstructor.workspace_bytes(angles, columns, settings) + TABLES_BYTES
