@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept_memory import keep_freed_memory
 
 from tomopipe.functions.reconstruction.fourier import FourierProjector
 from tomopipe.functions.reconstruction.iterative import Control, Sums, cgls, mlem, sirt, total_variation
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()
     theta = np.arange(options.angles) * math.pi / options.angles
     data, truth = sample(options.columns, theta)
     center = (options.columns - 1) / 2

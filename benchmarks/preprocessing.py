@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from kept_memory import keep_freed_memory
 from reconstruction import cpu_seconds, ellipses_at, half_circle, machine, projected, write
 
 from tomopipe.functions.preprocessing.center_vo import find_center_vo
@@ -295,6 +296,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="steps whose name begins with one of these words, or first_use")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()
     warnings.simplefilter("ignore")  # TomoPy's
     results: dict[str, Any] = {**machine(), "steps": {}}
     for name, make in comparisons(options.small).items():

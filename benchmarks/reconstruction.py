@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from kept_memory import keep_freed_memory
 
 from tomopipe.functions.reconstruction.engines import get_engine
 from tomopipe.functions.reconstruction.settings import ReconstructionSettings
@@ -395,6 +396,7 @@ def main() -> None:
     parser.add_argument("--iterative", action="store_true", help="SIRT and CGLS too, at the first size")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()
     warnings.simplefilter("ignore")  # other packages' at import
     results: dict[str, Any] = {**machine(), "reference": REFERENCE, "slices": options.slices, "sizes": {}}
     for columns in options.sizes:

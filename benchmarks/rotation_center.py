@@ -1,11 +1,15 @@
 """Measures the rotation centre: errors of each method, what a confidence means, and the time beside TomoPy and Algotom.
 
-    python benchmarks/rotation_center.py --scans 420 --timings
+    python benchmarks/rotation_center.py --scans 150 --first-seed 1000
+    python benchmarks/rotation_center.py --correlations 100 --first-seed 2000 --data ../shared/data
+    python benchmarks/rotation_center.py --timings --widths 1024 2048
 
 Errors and confidence come from simulated scans of many samples (pores, a few pores, loose particles, crystals, shells, smooth
 ones, samples wider than the detector), with photon noise, rings, drift of the beam, wobble of the sample, and axes off the
 middle. Prints the odds of an answer within half a pixel fitted to them, which `rotation_center` and `center_full_turn` have as
-constants. Writes `benchmarks/results/rotation_center.json`. Peers that are not installed are left out with a remark.
+constants: those come from seeds below 350, so take others to test them. `--correlations` puts phase correlation of opposite
+projections beside the correlation coefficient that `find_center_correlation` uses. Writes each part that it measured to
+`benchmarks/results/rotation_center.json`. Peers that are not installed are left out with a remark.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import datetime
 import importlib.metadata
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -25,16 +30,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import ndimage, optimize, signal
 
 from tomopipe.functions.center_trials import quick_reconstruction
-from tomopipe.functions.preprocessing.rotation_center import find_center, find_center_360, find_center_vo
+from tomopipe.functions.preprocessing.center_correlation import correlation_over_pairs
+from tomopipe.functions.preprocessing.center_estimate import CenterEstimate, checked_search, estimate_of_curve
+from tomopipe.functions.preprocessing.rotation_center import (
+    find_center,
+    find_center_360,
+    find_center_correlation,
+    find_center_vo,
+)
 
 RESULTS = Path(__file__).parent / "results" / "rotation_center.json"
 SAMPLES = ("pores", "few", "loose", "crystals", "shell", "local", "smooth")
+FITTED_SEEDS = 350
+"""The constants of the confidence were fitted to scans of the seeds below this."""
+
+REAL_SCANS = (("tooth.h5", (0, 1), 295.9), ("dls_24737.h5", (52, 67, 82, 97, 112), 85.9))
+"""File, rows, and the centre whose slices are sharpest."""
+
+ANGLES = {512: 721, 1024: 1441, 2048: 1801}
 _PATIENCE_COLUMNS = 1024
+_PATIENCE_SECONDS = 420.0
+_UPSAMPLING = 8
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)
 
 Ellipse = tuple[float, float, float, float, float, float]  # value, half axes, middle x and y, turn
@@ -160,11 +183,21 @@ def errors_of(values: list[float]) -> dict[str, float]:
     return {**shares, "median_px": round(float(np.median(error)), 4)}
 
 
-def measure_half_turns(scans: int) -> dict[str, Any]:
+def seeds_used(first_seed: int, scans: int) -> dict[str, Any]:
+    """Which scans these were, and whether the confidence had seen them."""
+    fresh = "were not seen" if first_seed >= FITTED_SEEDS else "were seen (in part)"
+    return {
+        "scans": scans,
+        "first_seed": first_seed,
+        "seeds": f"These scans {fresh} when the constants of the confidence were fitted (seeds below {FITTED_SEEDS}).",
+    }
+
+
+def measure_half_turns(first_seed: int, scans: int) -> dict[str, Any]:
     """Errors and confidence of `find_center`, with and without trial reconstructions."""
     errors: dict[str, list[float]] = {}
     sure: dict[str, list[tuple[float, float, float]]] = {"three_methods": [], "two_methods": []}
-    for seed in range(scans):
+    for seed in range(first_seed, first_seed + scans):
         theta, center, projections = half_turn(seed)
         reconstruct = quick_reconstruction(theta, projections.shape[2])
         for name, result in (
@@ -177,7 +210,8 @@ def measure_half_turns(scans: int) -> dict[str, Any]:
             if name == "three_methods":
                 for method, value in result.estimates.items():
                     errors.setdefault(method, []).append(value - center)
-    report: dict[str, Any] = {"scans": scans, "errors": {name: errors_of(values) for name, values in errors.items()}}
+    report = seeds_used(first_seed, scans)
+    report["errors"] = {name: errors_of(values) for name, values in errors.items()}
     for name, rows in sure.items():
         confidence, right, spread = np.array(rows, float).T
         scale, power = fitted_odds(spread + 0.1, right)
@@ -189,10 +223,10 @@ def measure_half_turns(scans: int) -> dict[str, Any]:
     return report
 
 
-def measure_whole_turns(scans: int) -> dict[str, Any]:
+def measure_whole_turns(first_seed: int, scans: int) -> dict[str, Any]:
     """Errors and confidence of `find_center_360`."""
     rows = []
-    for seed in range(scans):
+    for seed in range(first_seed, first_seed + scans):
         theta, center, projections = whole_turn(seed)
         result = find_center_360(projections, theta)
         rows.append((result.confidence, result.center - center))
@@ -201,11 +235,108 @@ def measure_whole_turns(scans: int) -> dict[str, Any]:
     # The odds are monotonic in the confidence: the fit in its own odds is (1, 1) where the constants are right.
     scale, power = fitted_odds(confidence / (1 - confidence), right)
     return {
-        "scans": scans,
+        **seeds_used(first_seed, scans),
         "errors": errors_of(list(error)),
         "odds_of_odds": [round(scale, 3), round(power, 3)],
         "reliability": reliability(confidence, right),
     }
+
+
+def phase_correlation(
+    first: NDArray[np.floating[Any]],
+    second: NDArray[np.floating[Any]],
+    search: tuple[float, float],
+    *,
+    sigma_px: float = 0.0,
+    tapered: float = 0.0,
+) -> CenterEstimate:
+    """Centre by phase correlation: the peak of the inverse transform of the normalised cross-power spectrum.
+
+    The spectra of the rows are normalised each and summed. `sigma_px` limits the band as a Gaussian smoothing of both
+    projections by that would (without it, all frequencies weigh alike); `tapered` is the share of the width under a Tukey
+    window's flanks. The peak is found on a grid of an eighth of a pixel by padding the spectrum with zeros, with a parabola.
+    """
+    columns = first.shape[1]
+    length = 2 * scipy.fft.next_fast_len(columns, real=True)
+    window = signal.windows.tukey(columns, tapered)
+    a, b = (
+        scipy.fft.rfft((image - image.mean(axis=1, keepdims=True)) * window, length, axis=1)
+        for image in (first.astype(np.float64), second[:, ::-1].astype(np.float64))
+    )
+    power = a * np.conj(b)
+    power /= np.maximum(np.abs(power), 1e-12 * np.abs(power).max() + np.finfo(np.float64).tiny)
+    band = np.exp(-2 * (np.pi * sigma_px * np.arange(length // 2 + 1) / length) ** 2)
+    peak_of_one = scipy.fft.irfft(band, length * _UPSAMPLING)[0]
+    curve = scipy.fft.irfft(power.mean(axis=0) * band, length * _UPSAMPLING) / peak_of_one
+    lowest, highest = (_UPSAMPLING * (2 * end - (columns - 1)) for end in search)
+    shifts = np.arange(np.floor(lowest), np.ceil(highest) + 1).astype(np.int64)
+    return estimate_of_curve((columns - 1 + shifts / _UPSAMPLING) / 2, 1 - curve[shifts])
+
+
+def band_passed_coefficient(
+    first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]], search: tuple[float, float]
+) -> CenterEstimate:
+    """The correlation coefficient without the coarse contrast: sigma 1.5 less sigma 6 pixels."""
+    fine = (
+        ndimage.gaussian_filter1d(image, 1.5, axis=1, mode="nearest")
+        - ndimage.gaussian_filter1d(image, 6, axis=1, mode="nearest")
+        for image in (first, second)
+    )
+    return find_center_correlation(*fine, search)
+
+
+CORRELATIONS: dict[str, Callable[..., CenterEstimate]] = {
+    "coefficient": find_center_correlation,
+    "coefficient, band-passed": band_passed_coefficient,
+    "phase": phase_correlation,
+    "phase, sigma 1": partial(phase_correlation, sigma_px=1.0),
+    "phase, sigma 2": partial(phase_correlation, sigma_px=2.0),
+    "phase, sigma 4": partial(phase_correlation, sigma_px=4.0),
+    "phase, sigma 2, tapered": partial(phase_correlation, sigma_px=2.0, tapered=0.2),
+    "phase, sigma 4, tapered": partial(phase_correlation, sigma_px=4.0, tapered=0.2),
+}
+"""Ways to find the centre from two opposite projections; the first is the one in use."""
+
+
+def correlations(projections: NDArray[np.float32], theta: NDArray[np.float64]) -> dict[str, float]:
+    """The centre of a scan by each of `CORRELATIONS`, from the same pairs."""
+    search = checked_search(None, 0.25, projections.shape[2])
+    return {
+        name: correlation_over_pairs(projections, theta, search, of_pair).center
+        for name, of_pair in CORRELATIONS.items()
+    }
+
+
+def real_scan(path: Path, rows: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Angles and line integrals of some rows of a Data Exchange file."""
+    with h5py.File(path) as file:
+        exchange = file["exchange"]
+        raw, theta = exchange["data"][:, list(rows)], np.deg2rad(exchange["theta"][:])
+        flat = exchange["data_white"][:, list(rows)].mean(axis=0)
+        dark = exchange["data_dark"][:, list(rows)].mean(axis=0)
+    return theta, (-np.log(np.maximum((raw - dark) / (flat - dark), 1e-2))).astype(np.float32)
+
+
+def measure_correlations(first_seed: int, scans: int, data: Path | None) -> dict[str, Any]:
+    """Errors of `CORRELATIONS` on simulated scans, and on real ones from their sharpest centre."""
+    errors: dict[str, list[float]] = {name: [] for name in CORRELATIONS}
+    for seed in range(first_seed, first_seed + scans):
+        theta, center, projections = half_turn(seed)
+        for name, found in correlations(projections, theta).items():
+            errors[name].append(found - center)
+    report: dict[str, Any] = {
+        "scans": scans,
+        "first_seed": first_seed,
+        "errors": {name: errors_of(values) for name, values in errors.items()},
+    }
+    for file, rows, sharpest in REAL_SCANS if data else ():
+        assert data is not None
+        theta, projections = real_scan(data / file, rows)
+        found_by = correlations(projections, theta)
+        report[f"{file}, px from the sharpest"] = {
+            name: round(center - sharpest, 3) for name, center in found_by.items()
+        }
+    return report
 
 
 def cpu_seconds(task: Callable[[], float]) -> tuple[float, float]:
@@ -220,71 +351,85 @@ def cpu_seconds(task: Callable[[], float]) -> tuple[float, float]:
     return used() - start, result
 
 
-def measure_times(repeats: int) -> list[dict[str, Any]]:
-    """CPU seconds of Vo's method, ours over half the width, theirs over their own defaults (narrower)."""
-    table = []
-    for columns, angles in ((512, 721), (1024, 1441), (2048, 1801)):
-        rng = np.random.default_rng(1)
-        theta = np.linspace(0, np.pi, angles)
-        center = columns / 2 + 7.3
-        t = np.arange(columns) - center
-        sinogram = np.zeros((angles, columns))
-        for value, a, b, x, y, turn in ellipses("pores", 0.42 * columns, rng):
-            squared = (a * np.cos(theta - turn)) ** 2 + (b * np.sin(theta - turn)) ** 2
-            distance = t - (x * np.cos(theta) + y * np.sin(theta))[:, None]
-            sinogram += 2 * value * a * b * np.sqrt(np.maximum(squared[:, None] - distance**2, 0)) / squared[:, None]
-        lines = (sinogram * 2.5 / sinogram.max() + rng.normal(0, 0.02, sinogram.shape)).astype(np.float32)
-        found: dict[str, float] = {}
-        tasks: dict[str, Callable[[], float]] = {"tomopipe": partial(_ours, lines, theta)}
-        tasks |= peers(lines)
-        times: dict[str, list[float]] = {name: [] for name in tasks}
-        tasks["tomopipe"]()  # compiles
-        for turn in range(repeats):
-            for name, task in tasks.items():
-                if turn and name != "tomopipe" and columns > _PATIENCE_COLUMNS:
-                    continue  # minutes, and its ratio needs no second digit
-                seconds, found[name] = cpu_seconds(task)
-                times[name].append(seconds)
-        for name in tasks:
-            table.append(
-                {
-                    "columns": columns,
-                    "angles": angles,
-                    "who": name,
-                    "cpu_s": round(float(np.median(times[name])), 4),
-                    "error_px": round(found[name] - center, 3),
-                    "times_ours": round(float(np.median(times[name]) / np.median(times["tomopipe"])), 1),
-                }
-            )
-            print(table[-1])
+def timing_sinogram(columns: int, angles: int) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
+    """Sinogram of pores with a little noise, angles, centre."""
+    rng = np.random.default_rng(1)
+    theta = np.linspace(0, np.pi, angles)
+    center = columns / 2 + 7.3
+    t = np.arange(columns) - center
+    sinogram = np.zeros((angles, columns))
+    for value, a, b, x, y, turn in ellipses("pores", 0.42 * columns, rng):
+        squared = (a * np.cos(theta - turn)) ** 2 + (b * np.sin(theta - turn)) ** 2
+        distance = t - (x * np.cos(theta) + y * np.sin(theta))[:, None]
+        sinogram += 2 * value * a * b * np.sqrt(np.maximum(squared[:, None] - distance**2, 0)) / squared[:, None]
+    lines = sinogram * 2.5 / sinogram.max() + rng.normal(0, 0.02, sinogram.shape)
+    return lines.astype(np.float32), theta, center
+
+
+def timed(who: str, columns: int, angles: int, repeats: int) -> tuple[list[float], float]:
+    """CPU seconds of each call of one package's method, once it has worked on something small, and the error in pixels."""
+    task = METHODS[who]()
+    task(*timing_sinogram(128, 181)[:2])  # compiles, plans
+    lines, theta, center = timing_sinogram(columns, angles)
+    calls = [cpu_seconds(lambda: task(lines, theta)) for _ in range(repeats)]
+    return [seconds for seconds, _ in calls], calls[-1][1] - center
+
+
+def measure_times(widths: list[int], repeats: int) -> list[dict[str, Any]]:
+    """CPU seconds of Vo's method, ours over half the width, theirs over their own defaults (narrower).
+
+    Each in a process of its own, which is ended where it takes longer than there is patience for.
+    """
+    table: list[dict[str, Any]] = []
+    for columns in widths:
+        ours = 0.0
+        for who in METHODS:
+            # Minutes, and its ratio needs no second digit.
+            calls = 1 if who != "tomopipe" and columns > _PATIENCE_COLUMNS else repeats
+            row: dict[str, Any] = {"columns": columns, "angles": ANGLES[columns], "who": who, "calls": calls}
+            with multiprocessing.get_context("spawn").Pool(1) as process:
+                try:
+                    job = process.apply_async(timed, (who, columns, ANGLES[columns], calls))
+                    seconds, error = job.get(_PATIENCE_SECONDS)
+                except ImportError as missing:
+                    print(f"{who} is not installed: left out ({missing})")
+                    continue
+                except multiprocessing.TimeoutError:
+                    table.append({**row, "remark": f"ended after {_PATIENCE_SECONDS:g} s"})
+                    print(table[-1])
+                    continue
+            median = float(np.median(seconds))
+            ours = ours or median
+            row |= {"cpu_s": round(median, 4), "error_px": round(error, 3), "times_ours": round(median / ours, 1)}
+            table.append(row)
+            print(row)
     return table
 
 
-def _ours(lines: NDArray[np.float32], theta: NDArray[np.float64]) -> float:
-    return find_center_vo(lines, theta).center
+Method = Callable[[NDArray[np.float32], NDArray[np.float64]], float]
 
 
-def peers(lines: NDArray[np.float32]) -> dict[str, Callable[[], float]]:
-    """Vo's method of those packages that are installed, over the range that they search by default."""
-    tasks: dict[str, Callable[[], float]] = {}
-    try:
-        from algotom.prep import calculation  # type: ignore[import-untyped]
+def _ours() -> Method:
+    return lambda lines, theta: find_center_vo(lines, theta).center
 
-        tasks["algotom"] = lambda: float(calculation.find_center_vo(lines, ncore=1))
-    except ImportError:
-        print("algotom is not installed: left out")
-    try:
-        import scipy.ndimage
 
-        # TomoPy still uses a name that SciPy has removed.
-        if not hasattr(scipy.ndimage, "interpolation"):
-            scipy.ndimage.interpolation = scipy.ndimage
-        import tomopy
+def _algotom() -> Method:
+    from algotom.prep import calculation  # type: ignore[import-untyped]
 
-        tasks["tomopy"] = lambda: float(tomopy.find_center_vo(lines[:, None, :], ncore=1))
-    except ImportError:
-        print("tomopy is not installed: left out")
-    return tasks
+    return lambda lines, theta: float(calculation.find_center_vo(lines, ncore=1))
+
+
+def _tomopy() -> Method:
+    # TomoPy still uses a name that SciPy has removed.
+    if not hasattr(ndimage, "interpolation"):
+        ndimage.interpolation = ndimage
+    import tomopy
+
+    return lambda lines, theta: float(tomopy.find_center_vo(lines[:, None, :], ncore=1))
+
+
+METHODS: dict[str, Callable[[], Method]] = {"tomopipe": _ours, "algotom": _algotom, "tomopy": _tomopy}
+"""Vo's method of those packages that are installed, over the range that they search by default."""
 
 
 def versions() -> dict[str, str]:
@@ -296,28 +441,42 @@ def versions() -> dict[str, str]:
     return found
 
 
-def main() -> None:
-    """Measure what is asked for, and write it beside what was measured before."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--scans", type=int, default=0, help="Simulated scans of each kind.")
-    parser.add_argument("--timings", action="store_true", help="Time Vo's method beside the peers.")
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    document: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    document["measured"] = {
+def provenance() -> dict[str, Any]:
+    """When and where."""
+    return {
         "date": datetime.date.today().isoformat(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "versions": versions(),
     }
+
+
+def main() -> None:
+    """Measure what is asked for, and write it beside what was measured before."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--scans", type=int, default=0, help="Simulated scans of each kind.")
+    parser.add_argument("--correlations", type=int, default=0, help="Simulated scans for phase correlation.")
+    parser.add_argument("--first-seed", type=int, default=0, help="Seed of the first simulated scan.")
+    parser.add_argument("--data", type=Path, help="Folder of the real scans, for --correlations.")
+    parser.add_argument("--timings", action="store_true", help="Time Vo's method beside the peers.")
+    parser.add_argument("--widths", type=int, nargs="+", default=list(ANGLES), choices=list(ANGLES))
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    document: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    document.pop("measured", None)  # each part says so itself
+    found: dict[str, Any] = {}
     if options.scans:
-        document["half_turn"] = measure_half_turns(options.scans)
-        document["whole_turn"] = measure_whole_turns(options.scans)
-        print(json.dumps({"half_turn": document["half_turn"], "whole_turn": document["whole_turn"]}, indent=1))
+        found["half_turn"] = measure_half_turns(options.first_seed, options.scans)
+        found["whole_turn"] = measure_whole_turns(options.first_seed, options.scans)
+    if options.correlations:
+        found["correlations"] = measure_correlations(options.first_seed, options.correlations, options.data)
     if options.timings:
-        document["vo_times"] = measure_times(options.repeats)
+        found["vo_times"] = {"rows": measure_times(options.widths, options.repeats)}
+    for part in found.values():
+        part["measured"] = provenance()
+    print(json.dumps(found, indent=1))
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(document | found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def gpus() -> tuple[Device, ...]:
         module: Any = getattr(torch, kind, None)
         if module is not None and module.is_available():
             count = module.device_count()
-            return tuple(Device(kind, index, threads, module.get_device_name(index)) for index in range(count))  # type: ignore[arg-type]
+            return tuple(Device(kind, index, threads, module.get_device_name(index)) for index in range(count))
     return ()
 
 

@@ -31,7 +31,7 @@ from .objects import object_blocks
 from .outputs import OBJECT_STEPS, SLAB_STAGES, check_start, folder_bytes, projections_shape, stage_entries
 from .parameters import SKIPPABLE_STAGES, STAGES, Execution, Parameters, Stage, recipe_values
 from .plan import Plan, check_disk, compute_tasks, cut_rows, disk_needed, make_plan, whole_slab
-from .preprocessing.rotation_center import check_center_can_be_found
+from .preprocessing.rotation_center import check_center_can_be_found, covers_full_turn
 from .quantification.metrics import working_bytes
 from .quantification.pictures import grey, png
 from .quantification.provenance import flow_id_of
@@ -137,6 +137,12 @@ def check_scan(scan: Scan, request: Request) -> ScanQuality:
         raise ParameterError(
             f"reconstruction.center={center}: lies outside the {columns} columns of {scan.path.name}; "
             "give a column, or auto"
+        )
+    if request.parameters.scan.field_of_view == "double" and not covers_full_turn(corrector.theta_rad):
+        covered = math.degrees(float(np.ptp(corrector.theta_rad)))
+        raise ParameterError(
+            f"scan.field_of_view=double: the projections that are used of {scan.path.name} cover {covered:.1f} degrees, and "
+            "360 are needed; leave the field at auto"
         )
     if center == "auto":
         try:

@@ -123,7 +123,7 @@ def quantify_task(run_root: str) -> dict[str, Any]:
 
 def _chunk_rows(sources: Sources) -> int:
     """Rows that are read and computed at once."""
-    return min(sources.parameters.reconstruction.chunk_size, sources.document["plan"]["slab_rows"])
+    return min(sources.parameters.reconstruction.chunk_size, int(sources.document["plan"]["slab_rows"]))
 
 
 def _reader(volume: VolumeLike) -> Callable[[int, int], NDArray[np.float32]]:

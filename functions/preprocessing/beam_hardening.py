@@ -43,7 +43,7 @@ def correct_beam_hardening(
     InputError
         `out` does not fit.
     """
-    numbers = _checked_numbers(coefficients)
+    numbers = checked_numbers(coefficients)
     if projections.ndim != 3:
         raise InputError(f"projections have the shape {projections.shape}: give them as (angles, rows, columns)")
     values = checked_out(projections.shape, out)
@@ -77,7 +77,7 @@ def check_coefficients(coefficients: Sequence[float], largest: float) -> None:
     ParameterError
         There are none, one is not finite, c1 is not above 0, or more material would count as less somewhere.
     """
-    numbers = _checked_numbers(coefficients).astype(np.float64)
+    numbers = checked_numbers(coefficients).astype(np.float64)
     slope = np.polynomial.Polynomial(numbers * np.arange(1, len(numbers) + 1))
     # close places rather than the roots of the slope's slope, which small last coefficients make imprecise
     places = np.linspace(0, largest, 10_001)
@@ -90,7 +90,8 @@ def check_coefficients(coefficients: Sequence[float], largest: float) -> None:
         )
 
 
-def _checked_numbers(coefficients: Sequence[float]) -> NDArray[np.float32]:
+def checked_numbers(coefficients: Sequence[float]) -> NDArray[np.float32]:
+    """Coefficients as float32; `ParameterError` where there are none, one is not finite, or the first is not above 0."""
     if not len(coefficients) or not all(math.isfinite(number) for number in coefficients) or not coefficients[0] > 0:
         raise ParameterError(
             f"beam_hardening {list(coefficients)}: give finite coefficients of p, p^2, ..., the first above 0, such as "

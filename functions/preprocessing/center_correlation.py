@@ -6,6 +6,7 @@ left to `center_full_turn`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -111,7 +112,10 @@ def opposite_pairs(theta_rad: NDArray[np.floating[Any]]) -> list[tuple[int, int]
 
 
 def correlation_over_pairs(
-    sinograms: NDArray[np.float32], theta_rad: NDArray[np.float64], search: tuple[float, float]
+    sinograms: NDArray[np.float32],
+    theta_rad: NDArray[np.float64],
+    search: tuple[float, float],
+    of_pair: Callable[..., CenterEstimate] = find_center_correlation,
 ) -> CenterEstimate:
     """The median over exactly opposite pairs; else the line through the centres of near ones, where they are opposite.
 
@@ -120,6 +124,8 @@ def correlation_over_pairs(
     sinograms : (angles, rows, columns) float32, line integrals, dimensionless
     theta_rad : (angles,), radians
     search : (lowest, highest), pixels
+    of_pair : callable
+        How the centre of one pair is found, called as `find_center_correlation` is: benchmarks compare others.
 
     Returns
     -------
@@ -137,7 +143,7 @@ def correlation_over_pairs(
             "no two of the angles lie 180 degrees apart: the rotation centre is found from opposite projections; give the "
             "centre"
         )
-    estimates = [find_center_correlation(sinograms[first], sinograms[second], search) for first, second in pairs]
+    estimates = [of_pair(sinograms[first], sinograms[second], search) for first, second in pairs]
     centers = np.array([estimate.center for estimate in estimates])
     missing = np.array([theta_rad[second] - theta_rad[first] - np.pi for first, second in pairs])
     if np.ptp(missing) > 0.5 * angular_step(np.sort(theta_rad)):

@@ -90,7 +90,7 @@ def line_integrals(
     ParameterError
         `minimum_transmission` is not above 0.
     """
-    minimum = _checked_minimum(minimum_transmission)
+    minimum = checked_minimum(minimum_transmission)
     return _corrected(projections, flat, dark, bad_pixels, minimum, out)
 
 
@@ -163,7 +163,7 @@ def minus_log(
     """
     if transmissions.ndim != 3:
         raise InputError(f"transmissions have the shape {transmissions.shape}: give them as (angles, rows, columns)")
-    minimum = _checked_minimum(minimum_transmission)
+    minimum = checked_minimum(minimum_transmission)
     frame = transmissions.shape[1:]
     return _corrected(transmissions, np.ones(frame, np.float32), np.zeros(frame, np.float32), None, minimum, out)
 
@@ -191,7 +191,8 @@ def above_dark(flat: NDArray[np.float32], dark: NDArray[np.float32]) -> NDArray[
     return np.where(np.isfinite(level) & (level > 0), level, np.float32(np.nan))
 
 
-def _checked_minimum(minimum_transmission: float) -> float:
+def checked_minimum(minimum_transmission: float) -> float:
+    """The least transmission, raised to what float32 can hold; `ParameterError` where it is not above 0."""
     if not minimum_transmission > 0:
         raise ParameterError(
             f"minimum_transmission is {minimum_transmission}, but its logarithm is taken: give a value above 0, "

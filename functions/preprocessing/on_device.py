@@ -17,6 +17,7 @@ from ..errors import InputError, ParameterError
 from . import beam_hardening, normalization, stripes_fourier_wavelet, zingers
 from .normalization import OpenBeam
 from .phase import PaganinFilter
+from .stripes_fourier_wavelet import FilterPlan
 
 _CHUNK_VALUES: Final = (
     2**24
@@ -57,7 +58,7 @@ def remove_zingers(projections: torch.Tensor, dark: torch.Tensor, threshold: flo
         known, _ = _mended(counts)
         median, low = _median_and_low(known)
         excess = counts - median
-        zinger = (excess > threshold * median.clamp(min=0)) & (excess > zingers._SPREADS * (median - low))
+        zinger = (excess > threshold * median.clamp(min=0)) & (excess > zingers.SPREADS * (median - low))
         zinger &= torch.isfinite(counts) & (excess >= 0)
         replaced = median + dark
         if largest is not None:
@@ -117,7 +118,7 @@ def line_integrals(
     ParameterError
         `minimum_transmission` is not above 0.
     """
-    minimum = normalization._checked_minimum(minimum_transmission)
+    minimum = normalization.checked_minimum(minimum_transmission)
     return _corrected(projections, flat, dark, bad_pixels, minimum)
 
 
@@ -139,7 +140,7 @@ def minus_log(transmissions: torch.Tensor, minimum_transmission: float) -> tuple
     ParameterError
         `minimum_transmission` is not above 0.
     """
-    minimum = normalization._checked_minimum(minimum_transmission)
+    minimum = normalization.checked_minimum(minimum_transmission)
     frame = torch.zeros(transmissions.shape[1:], device=transmissions.device)
     return _corrected(transmissions, frame + 1, frame, None, minimum)
 
@@ -161,7 +162,7 @@ def correct_beam_hardening(projections: torch.Tensor, coefficients: Sequence[flo
     ParameterError
         Coefficients that cannot be used.
     """
-    numbers = [float(number) for number in beam_hardening._checked_numbers(coefficients)]
+    numbers = [float(number) for number in beam_hardening.checked_numbers(coefficients)]
     out = torch.empty_like(projections)
     for part in _angles_at_a_time(projections):
         measured = projections[part]
@@ -203,9 +204,9 @@ def remove_stripes_fourier_wavelet(
         raise InputError(
             f"projections have the shape {tuple(projections.shape)}: give (angles, rows, columns), none of them 0"
         )
-    stripes_fourier_wavelet._check_filter(level, wavelet, sigma)
+    stripes_fourier_wavelet.check_filter(level, wavelet, sigma)
     levels = stripes_fourier_wavelet.default_level(projections.shape[2]) if level is None else level
-    plan = stripes_fourier_wavelet._plan(projections.shape[0], levels, wavelet, float(sigma), "mirrored")
+    plan = stripes_fourier_wavelet.filter_plan(projections.shape[0], levels, wavelet, float(sigma), "mirrored")
     return _without_stripes(plan, projections, limit)
 
 
@@ -241,8 +242,8 @@ def retrieve_phase(
         raise InputError(
             f"rows [{first_row}, {first_row + given}) of {rows} are given: rows [{start}, {stop}) need [{low}, {high})"
         )
-    device, width, left = transmissions.device, paganin._width, paganin.reach_columns
-    kernels = torch.as_tensor(paganin._kernels[:, ::2].copy(), device=device)  # each value stands twice there
+    device, width, left = transmissions.device, paganin.width, paganin.reach_columns
+    kernels = torch.as_tensor(paganin.kernels[:, ::2].copy(), device=device)  # each value stands twice there
     reach = paganin.reach_rows
     sources = torch.as_tensor(np.clip(np.arange(start - reach, stop + reach), 0, rows - 1) - first_row, device=device)
     out = torch.empty((len(transmissions), stop - start, paganin.columns), dtype=torch.float32, device=device)
@@ -254,7 +255,7 @@ def retrieve_phase(
         spectrum = torch.fft.rfft(torch.cat((sides[0], lines, sides[1], middle), dim=-1), dim=-1)
         total = kernels[0] * spectrum[:, reach : reach + stop - start]
         for distance in range(1, reach + 1):
-            used = int(paganin._used[distance]) // 2
+            used = int(paganin.used[distance]) // 2
             above = spectrum[:, reach - distance : reach - distance + stop - start, :used]
             below = spectrum[:, reach + distance : reach + distance + stop - start, :used]
             total[..., :used] += kernels[distance, :used] * (above + below)
@@ -373,7 +374,7 @@ def _beside(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return values[..., :-2], values[..., 1:-1], values[..., 2:]
 
 
-def _without_stripes(plan: Any, projections: torch.Tensor, limit: float | None) -> torch.Tensor:
+def _without_stripes(plan: FilterPlan, projections: torch.Tensor, limit: float | None) -> torch.Tensor:
     """See `stripes_fourier_wavelet`: all that is removed is linear in a few functions of the angle."""
     angles, rows, columns = projections.shape
     device = projections.device
@@ -401,7 +402,7 @@ def _without_stripes(plan: Any, projections: torch.Tensor, limit: float | None) 
         stripes = _times(synthesis, removed.contiguous())[:, : part.stop - first]
         if limit is not None:
             size = _median(stripes.abs().transpose(0, 1).reshape(stripes.shape[1], -1))
-            bound = (limit * stripes_fourier_wavelet._MAD_TO_SIGMA * size)[None, :, None]
+            bound = (limit * stripes_fourier_wavelet.MAD_TO_SIGMA * size)[None, :, None]
             stripes = torch.maximum(torch.minimum(stripes, bound), -bound)
         out[:, part] = projections[:, part] - stripes
     return out

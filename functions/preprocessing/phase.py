@@ -74,6 +74,12 @@ class PaganinFilter:
         The filter's length l: edges of the sample are smeared over it, as propagation sharpened them.
     reach_rows, reach_columns : int
         How many rows and columns the kernel extends to each side.
+    width : int
+        Columns that are transformed, those of the continued borders among them.
+    kernels : (reach_rows + 1, 2 frequencies) float32
+        Along the rows, by distance, for each frequency of the columns; each value stands twice, for real and imaginary part.
+    used : (reach_rows + 1,) int64
+        How many of a distance's values are not 0.
 
     Raises
     ------
@@ -107,11 +113,11 @@ class PaganinFilter:
         self.length_um = math.sqrt(wavelength_um(energy_kev) * distance_mm * 1e3 * delta_beta / (4 * math.pi))
         along_row, across_rows = self.length_um / pixel_size_um, self.length_um / spacing
         self.reach_columns = int(_reaches(np.zeros(1), across_rows, along_row)[0])
-        self._width = int(scipy.fft.next_fast_len(columns + 2 * self.reach_columns, real=True))
-        frequencies = np.arange(self._width // 2 + 1) / self._width
+        self.width = int(scipy.fft.next_fast_len(columns + 2 * self.reach_columns, real=True))
+        frequencies = np.arange(self.width // 2 + 1) / self.width
         reaches = _reaches(frequencies, along_row, across_rows)
         self.reach_rows = int(reaches[0])
-        self._kernels, self._used = _row_kernels(frequencies, reaches, along_row, across_rows)
+        self.kernels, self.used = _row_kernels(frequencies, reaches, along_row, across_rows)
 
     def reach(self, start: int, stop: int, rows: int) -> tuple[int, int]:
         """First row, and the one after the last, that rows [start, stop) of a detector with `rows` rows are made of."""
@@ -119,7 +125,7 @@ class PaganinFilter:
 
     def workspace_bytes(self, rows: int) -> int:
         """Most memory that a thread uses for `rows` rows, those within reach included, beside input and output."""
-        return 5 * 4 * (self._width + 2) * (rows + _ROWS_TOGETHER)
+        return 5 * 4 * (self.width + 2) * (rows + _ROWS_TOGETHER)
 
     def __call__(self, transmissions: Array32, first_row: int, start: int, stop: int, rows: int) -> Array32:
         """Filtered transmissions of rows [start, stop).
@@ -166,9 +172,9 @@ class PaganinFilter:
             spectrum = self._spectrum(transmissions[angle, low - first_row : high - first_row])
             filtered = np.zeros((_filled(stop - start), spectrum.shape[1]), np.complex64)
             _convolve_rows(
-                spectrum.view(np.float32), sources, self._kernels, self._used, filtered[: stop - start].view(np.float32)
+                spectrum.view(np.float32), sources, self.kernels, self.used, filtered[: stop - start].view(np.float32)
             )
-            image = scipy.fft.irfft(filtered, self._width, axis=1, overwrite_x=True)
+            image = scipy.fft.irfft(filtered, self.width, axis=1, overwrite_x=True)
             out[angle] = image[: stop - start, self.reach_columns : self.reach_columns + self.columns]
 
         run_in_threads(filter_projection, len(transmissions))
@@ -207,7 +213,7 @@ class PaganinFilter:
         rows = len(projection)
         left = self.reach_columns
         right = left + self.columns
-        padded = np.empty((_filled(rows), self._width), np.float32)
+        padded = np.empty((_filled(rows), self.width), np.float32)
         padded[:rows, left:right] = projection
         padded[:rows, :left] = projection[:, :1]
         padded[:rows, right : right + left] = projection[:, -1:]

@@ -25,7 +25,7 @@ _COLUMNS_PER_COARSEST_SCALE: Final = 80
 _FEWEST_LEVELS: Final = 1
 _PADDED_FRACTION: Final = 8
 # Median absolute value of a normal variable to its standard deviation.
-_MAD_TO_SIGMA: Final = 1.4826
+MAD_TO_SIGMA: Final = 1.4826
 # Share of a frequency that is removed below which it counts as kept, and length of a direction, relative to the longest,
 # below which it counts as spanned by the others: both near what float32 sinograms resolve.
 _NEGLIGIBLE_SHARE: Final = 1e-6
@@ -87,9 +87,9 @@ def remove_stripes_fourier_wavelet(
         A level below 1, a sigma that is not above 0, or an unknown wavelet.
     """
     check_projections(projections)
-    _check_filter(level, wavelet, sigma)
+    check_filter(level, wavelet, sigma)
     levels = default_level(projections.shape[2]) if level is None else level
-    plan = _plan(projections.shape[0], levels, wavelet, float(sigma), "mirrored")
+    plan = filter_plan(projections.shape[0], levels, wavelet, float(sigma), "mirrored")
     return _apply(plan, projections, limit)
 
 
@@ -128,10 +128,10 @@ def remove_stripe_fw(
         A level below 1, a sigma that is not above 0, or an unknown wavelet.
     """
     check_projections(tomo)
-    _check_filter(level, wname, sigma)
+    check_filter(level, wname, sigma)
     angles, _, columns = tomo.shape
     levels = max(1, math.ceil(math.log2(max(angles, columns)))) if level is None else level
-    plan = _plan(angles, levels, wname, float(sigma), "zeros" if pad else "unpadded")
+    plan = filter_plan(angles, levels, wname, float(sigma), "zeros" if pad else "unpadded")
     return _apply(plan, tomo, None)
 
 
@@ -148,7 +148,8 @@ def check_projections(projections: NDArray[np.generic]) -> None:
         )
 
 
-def _check_filter(level: int | None, wavelet: str, sigma: float) -> None:
+def check_filter(level: int | None, wavelet: str, sigma: float) -> None:
+    """Refuse a level below 1, a sigma that is not above 0, or an unknown wavelet with a `ParameterError`."""
     if level is not None and level < 1:
         raise ParameterError(f"level is {level}: give 1 or more, or None to choose it by the detector's width")
     if not sigma > 0:
@@ -160,7 +161,7 @@ def _check_filter(level: int | None, wavelet: str, sigma: float) -> None:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class FilterPlan:
     """The filter for a number of angles, with everything along the angles worked out.
 
     Attributes
@@ -181,7 +182,8 @@ class _Plan:
 
 
 @lru_cache(maxsize=4)
-def _plan(angles: int, levels: int, wavelet: str, sigma: float, padding: str) -> _Plan:
+def filter_plan(angles: int, levels: int, wavelet: str, sigma: float, padding: str) -> FilterPlan:
+    """The filter for so many angles; `padding` is mirrored, zeros or unpadded. Kept for the next call."""
     filters = pywt.Wavelet(wavelet)
     padded = _padded(angles, padding)
     smoothing: scipy.sparse.csr_array = padded  # from the angles to the coefficients of a level
@@ -202,7 +204,7 @@ def _plan(angles: int, levels: int, wavelet: str, sigma: float, padding: str) ->
         np.einsum("im,jm->ij", np.einsum("ia,ma->im", made, removal), np.einsum("ja,ma->jm", seen, look))
         for removal, look in zip(removals, looks, strict=True)
     ]
-    return _Plan(
+    return FilterPlan(
         _filled(seen, axes=(0, 1)),
         tuple(_filled(matrix, axes=(0, 1)) for matrix in mixing),
         _filled(np.ascontiguousarray(made.T), axes=(0, 1)),
@@ -290,7 +292,7 @@ def _filled(matrix: Array64, axes: tuple[int, ...]) -> Array32:
     return np.ascontiguousarray(np.pad(matrix, widths), np.float32)
 
 
-def _apply(plan: _Plan, projections: Array32, limit: float | None) -> Array32:
+def _apply(plan: FilterPlan, projections: Array32, limit: float | None) -> Array32:
     angles, rows, columns = projections.shape
     out = np.empty(projections.shape, np.float32)
 
@@ -299,7 +301,7 @@ def _apply(plan: _Plan, projections: Array32, limit: float | None) -> Array32:
         sinogram[:angles] = projections[:, row]
         stripes = _stripes(sinogram, plan)[:angles]
         if limit is not None:
-            bound = np.float32(limit * _MAD_TO_SIGMA) * _median_size(stripes)
+            bound = np.float32(limit * MAD_TO_SIGMA) * _median_size(stripes)
             np.clip(stripes, -bound, bound, out=stripes)
         np.subtract(sinogram[:angles], stripes, out=out[:, row])
 
@@ -307,7 +309,7 @@ def _apply(plan: _Plan, projections: Array32, limit: float | None) -> Array32:
     return out
 
 
-def _stripes(sinogram: Array32, plan: _Plan) -> Array32:
+def _stripes(sinogram: Array32, plan: FilterPlan) -> Array32:
     """What the filter removes from a sinogram (angles, columns), the angles filled up to a multiple of 4.
 
     What is removed is synthesised instead of what stays, so a sinogram without stripes keeps its bits.

@@ -20,7 +20,7 @@ Neighborhood = Literal["projection", "stack"]
 REACH_ROWS: Final = 1
 """How many rows above and below a row its result depends on by default; `reach_rows` says so for any size."""
 
-_SPREADS: Final = 5
+SPREADS: Final = 5
 # Pure noise exceeds 5 such spreads in 1.3 % of all pixels, whatever the counts;
 # without this, a weakly lit pixel's noise passes for a zinger and is cut off at one side only.
 _LOW_RANK: Final = {9: 1, 25: 4, 27: 4}
@@ -90,7 +90,7 @@ def remove_zingers(
     if not threshold > 0:
         raise ParameterError(f"threshold is {threshold}: give a fraction above 0, such as 0.3, or leave zingers alone")
     return _without_outliers(
-        projections, np.ascontiguousarray(dark, np.float32), (0.0, threshold, _SPREADS), size, neighborhood
+        projections, np.ascontiguousarray(dark, np.float32), (0.0, threshold, SPREADS), size, neighborhood
     )
 
 

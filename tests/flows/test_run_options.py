@@ -88,14 +88,17 @@ def test_every_algorithm_takes_a_scan_to_the_same_porosity(
     run = pipeline.run(half_turn, tmp_path, *options(f"reconstruction.algorithm={algorithm}"))
     found = json.loads(run.metrics.read_text())["metrics"]["porosity_percent"]
     truth = json.loads(half_turn.with_suffix(".truth.json").read_text())["porosity_percent"]
-    assert found == pytest.approx(truth, rel=0.06), algorithm
+    # Iterations that stop early leave small pores blurred.
+    assert found == pytest.approx(truth, rel=0.08), algorithm
 
 
 def test_a_region_of_the_scan_is_that_part_of_the_volume(half_turn: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     center = "reconstruction.center=49.75"
     whole = pipeline.run(half_turn, tmp_path / "whole", "--skip", "denoise", *options(center))
     part = pipeline.run(half_turn, tmp_path / "part", "--skip", "denoise", *options(center, "scan.rows=[5,17]"))
-    np.testing.assert_array_equal(arrays(part)["reconstruction"], arrays(whole)["reconstruction"][5:17])
+    # The first and the last row have no neighbours any more by which zingers are told.
+    inner = arrays(part)["reconstruction"][1:-1]
+    np.testing.assert_array_equal(inner, arrays(whole)["reconstruction"][6:16])
 
 
 def test_a_centre_that_is_not_sure_is_shown(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -123,6 +126,9 @@ def test_bad_options_are_refused_before_anything_starts(half_turn: Path, pipelin
         (("reconstruction.algorithm=lprec",), "reconstruction.algorithm=lprec"),
         (("reconstruction.engine=tomocupy",), "tomocupy"),
         (("reconstruction.minimum=2", "reconstruction.maximum=1"), "reconstruction.minimum"),
+        (("reconstruction.algorithm=cgls", "reconstruction.minimum=0"), "cgls"),
+        (("reconstruction.algorithm=mlem", "reconstruction.projector=fourier"), "projector"),
+        (("preprocessing.zinger_size=5", "preprocessing.zinger_neighborhood=stack"), "zinger_size"),
         (("scan.field_of_view=double",), "360"),
     ):
         done = pipeline("run", half_turn, "--output", tmp_path / "refused", *options(*settings))

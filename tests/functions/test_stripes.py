@@ -145,7 +145,7 @@ def test_agrees_with_tomopy() -> None:
 
 
 def test_few_functions_of_the_angle_span_what_is_removed() -> None:
-    plan = stripes_fourier_wavelet._plan(360, 3, "sym16", 1.0, "mirrored")
+    plan = stripes_fourier_wavelet.filter_plan(360, 3, "sym16", 1.0, "mirrored")
     assert plan.analysis.shape[1] == plan.synthesis.shape[0] == 360
     assert max(plan.analysis.shape[0], plan.synthesis.shape[1]) <= 32
 
