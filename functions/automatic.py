@@ -37,7 +37,7 @@ from .preprocessing.rotation_center import (
 from .reconstruction.engines import Engine, get_engine
 from .scan import Scan
 from .segmentation.thresholds import multi_otsu_thresholds
-from .slabs import denoise_slices, sample_rows, slice_reconstructor
+from .slabs import denoise_slices, devices_for, sample_rows, slice_reconstructor
 
 _TRIALS_WIDTH_PX = 6.0
 _TRIALS_STEP_PX = 0.5
@@ -118,7 +118,8 @@ def resolve(
     if resolved["field_of_view"] == "double":
         corrector = Corrector(scan, parameters, replace(corrections, joined_at=resolved["center_px"]))
         projections = corrector.join(projections)
-    slices = slice_reconstructor(corrector, parameters, resolved)(projections)
+    device = devices_for(engine.name, parameters.reconstruction.gpu_devices)[0]
+    slices = slice_reconstructor(corrector, parameters, resolved, device)(projections)
     sample: dict[str, NDArray[Any]] = {"rows": np.asarray(rows), "projections": projections, "slices": slices, **trials}
     if corrections.eigen_flats is not None:
         sample |= {"flat_mixtures": corrections.eigen_flats.mixtures, "flat_weights": corrections.eigen_flats.weights}
@@ -166,8 +167,8 @@ def _field_of_view(
     """Whether the halves of a turn are joined to a wider field of view."""
     if parameters.scan.field_of_view != "auto":
         return parameters.scan.field_of_view
-    center = parameters.reconstruction.center
-    return suggest_field_of_view(projections, theta_rad, None if center == "auto" else center)
+    # Not by a centre that is given: typing in the one that was found must not change it.
+    return suggest_field_of_view(projections, theta_rad)
 
 
 def _find_center(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .acquisition import SelectedScan, Selection
-from .device import CPU, Device
+from .device import CPU, Device, cpu, has_torch
 from .errors import InputError, ParameterError
 from .parameters import Parameters, PreprocessingParameters
 from .plan import RowBytes
@@ -24,13 +24,24 @@ from .preprocessing import zingers
 from .preprocessing.bad_pixels import read_bad_pixels
 from .preprocessing.beam_hardening import check_coefficients, correct_beam_hardening
 from .preprocessing.double_field_of_view import DoubleFieldOfView
-from .preprocessing.flat_fields import EigenFlats, fit_eigen_flats, open_beam_of_rows
+from .preprocessing.flat_fields import EigenFlats, check_flats, fit_eigen_flats, open_beam_of_rows
 from .preprocessing.geometry_correction import GeometryCorrection
 from .preprocessing.normalization import OpenBeam, line_integrals, minus_log, transmission
 from .preprocessing.phase import PaganinFilter, delta_beta_of_alpha
 from .preprocessing.stripes import StripeSettings, remove_stripes
 from .rundir import file_checksum
 from .scan import Scan
+
+# What a method takes a value of a row's sinogram, in each thread, beside what goes in and comes out.
+_STRIPE_BYTES = {
+    "none": 0,
+    "vo_all": 20,
+    "vo_filtering": 21,
+    "vo_sorting": 16,
+    "vo_large": 16,
+    "vo_dead": 16,
+    "tomopy_ti": 28,
+}
 
 
 @dataclass(frozen=True)
@@ -64,12 +75,18 @@ class RawRows:
     ----------
     counts : (angles, rows, columns)
         Of the rows from `first` on.
+    dark : (rows, columns) float32
+        Dark field of the same rows.
+    flat : (rows, columns) float32 or OpenBeam
+        Flat field of those that are left when zingers have been told by their neighbours.
     first : int
     start, stop : int
         Rows of the corrected projections.
     """
 
     counts: NDArray[Any]
+    dark: NDArray[np.float32]
+    flat: NDArray[np.float32] | OpenBeam
     first: int
     start: int
     stop: int
@@ -161,7 +178,11 @@ class Corrector:
             working += 4 * self.shape[0] * self.shape[2]
         middle = self.shape[1] // 2
         low, high = self._raw_range(middle, middle + 1)
-        return RowBytes(reading, working, (high - low) // self._geometry.binning - 1)
+        # Stripes are removed row by row, in threads.
+        a_thread = _STRIPE_BYTES.get(self._parameters.stripe_removal, 12) * self.theta_rad.size * columns
+        if self._phase is not None:
+            a_thread = max(a_thread, self._phase.workspace_bytes(high - low))
+        return RowBytes(reading, working, (high - low) // self._geometry.binning - 1, cpu().threads * a_thread)
 
     def rows(self, start: int, stop: int) -> tuple[NDArray[np.float32], int]:
         """Read and correct rows [start, stop): see `correct`."""
@@ -170,7 +191,9 @@ class Corrector:
     def read(self, start: int, stop: int) -> RawRows:
         """Raw counts that corrected rows [start, stop) are made of."""
         low, high = self._raw_range(start, stop)
-        return RawRows(self.selected.read_rows(low, high), low, start, stop)
+        # Read here, all of them: HDF5 reads one thing at a time, and correcting must not wait for the next rows.
+        counts, dark = self.selected.read_rows(low, high), self.selected.dark_field(low, high)
+        return RawRows(counts, dark, self._flat(*self._inner_range(start, stop)), low, start, stop)
 
     def correct(self, raw: RawRows) -> tuple[NDArray[np.float32], int]:
         """Corrected projections of what was read.
@@ -185,8 +208,9 @@ class Corrector:
         if self._device.is_gpu and self.fits_gpu:
             return self.correct_on(self._device.torch_name, raw)
         parameters = self._parameters
-        inner, counts = self._without_zingers(raw)
-        flat, dark = self._fields(*inner)
+        inner = self._inner_range(raw.start, raw.stop)
+        counts, flat = self._without_zingers(raw, *inner), raw.flat
+        dark = raw.dark[inner[0] - raw.first : inner[1] - raw.first]
         bad = None if self._bad_pixels is None else self._bad_pixels[inner[0] : inner[1]]
         if self._geometry.is_identity and self._phase is None:
             projections, mended = line_integrals(counts, flat, dark, parameters.minimum_transmission, bad_pixels=bad)
@@ -214,7 +238,8 @@ class Corrector:
         zingers_fit = not parameters.zinger_threshold or (
             parameters.zinger_size == 3 and parameters.zinger_neighborhood == "projection"
         )
-        return zingers_fit and self._geometry.is_identity and parameters.stripe_removal in ("none", "fourier_wavelet")
+        stripes_fit = parameters.stripe_removal in ("none", "fourier_wavelet")
+        return has_torch() and zingers_fit and self._geometry.is_identity and stripes_fit
 
     def correct_on(self, torch_name: str, raw: RawRows) -> tuple[NDArray[np.float32], int]:
         """As `correct`, on a PyTorch device: the same numbers to rounding, and the same bits however rows are cut."""
@@ -229,14 +254,13 @@ class Corrector:
             return on_device.to_device(array, torch_name)
 
         parameters = self._parameters
-        low, high = self._filtered_range(raw.start, raw.stop)
+        low, high = self._inner_range(raw.start, raw.stop)
+        inner = slice(low - raw.first, high - raw.first)
         counts = there(raw.counts)
         if parameters.zinger_threshold:
-            dark = self.selected.dark_field(raw.first, raw.first + raw.counts.shape[1])
-            counts = on_device.remove_zingers(counts, there(dark), parameters.zinger_threshold)
-        counts = counts[:, low - raw.first : high - raw.first]
-        flat, dark = self._fields(low, high)
-        flat = flat if isinstance(flat, OpenBeam) else there(flat)
+            counts = on_device.remove_zingers(counts, there(raw.dark), parameters.zinger_threshold)
+        counts, dark = counts[:, inner], raw.dark[inner]
+        flat = raw.flat if isinstance(raw.flat, OpenBeam) else there(raw.flat)
         bad = None if self._bad_pixels is None else there(self._bad_pixels[low:high]) > 0
         minimum = parameters.minimum_transmission
         if self._phase is None:
@@ -264,8 +288,12 @@ class Corrector:
     def transmission(self, row: int) -> NDArray[np.float32]:
         """Transmissions of a detector row that a corrected row is made of, (angles, 1, columns) float32, not clipped."""
         row = self._geometry.reach(row, row + 1)[0]
-        flat, dark = self._fields(row, row + 1)
-        return transmission(self.selected.read_rows(row, row + 1), flat, dark)[0]
+        counts, dark = self.selected.read_rows(row, row + 1), self.selected.dark_field(row, row + 1)
+        return transmission(counts, self._flat(row, row + 1), dark)[0]
+
+    def check_flats(self) -> None:
+        """Refuse flats that the method cannot do with, before anything starts: raises as `flat_fields.check_flats`."""
+        check_flats(self.selected, self._parameters.flat_field, self._parameters.flat_components)
 
     def fit_eigen_flats(self) -> EigenFlats:
         """Eigen-flats for dynamic flats, one for the whole scan; raises as `flat_fields.fit_eigen_flats`."""
@@ -280,9 +308,13 @@ class Corrector:
     def _raw_range(self, start: int, stop: int) -> tuple[int, int]:
         """Rows of the selected scan that corrected rows [start, stop) are made of, those that zingers are told by among them."""
         rows = self.selected.shape[1]
-        low, high = self._geometry.reach(*self._filtered_range(start, stop))
+        low, high = self._inner_range(start, stop)
         reach = zingers.reach_rows(self._parameters.zinger_size) if self._parameters.zinger_threshold else 0
         return max(0, low - reach), min(rows, high + reach)
+
+    def _inner_range(self, start: int, stop: int) -> tuple[int, int]:
+        """The same without those that only zingers are told by."""
+        return self._geometry.reach(*self._filtered_range(start, stop))
 
     def _filtered_range(self, start: int, stop: int) -> tuple[int, int]:
         """Straightened rows that the phase filter needs for [start, stop)."""
@@ -290,25 +322,22 @@ class Corrector:
             return start, stop
         return self._phase.reach(start, stop, self._geometry.output_shape[0])
 
-    def _without_zingers(self, raw: RawRows) -> tuple[tuple[int, int], NDArray[Any]]:
-        """Rows of the selected scan that are needed from here on, and their counts."""
-        parameters = self._parameters
-        low, high = self._geometry.reach(*self._filtered_range(raw.start, raw.stop))
-        counts = raw.counts
+    def _without_zingers(self, raw: RawRows, low: int, high: int) -> NDArray[Any]:
+        """Counts of rows [low, high) of the selected scan."""
+        parameters, counts = self._parameters, raw.counts
         if parameters.zinger_threshold:
-            dark = self.selected.dark_field(raw.first, raw.first + counts.shape[1])
             counts = zingers.remove_zingers(
                 counts,
-                dark,
+                raw.dark,
                 parameters.zinger_threshold,
                 size=parameters.zinger_size,
                 neighborhood=parameters.zinger_neighborhood,
             )
-        return (low, high), np.ascontiguousarray(counts[:, low - raw.first : high - raw.first])
+        return np.ascontiguousarray(counts[:, low - raw.first : high - raw.first])
 
-    def _fields(self, start: int, stop: int) -> tuple[Any, NDArray[np.float32]]:
-        """Flat and dark field of some rows of the selected scan."""
-        flat = open_beam_of_rows(
+    def _flat(self, start: int, stop: int) -> NDArray[np.float32] | OpenBeam:
+        """Flat field of some rows of the selected scan."""
+        return open_beam_of_rows(
             self.selected,
             start,
             stop,
@@ -316,7 +345,6 @@ class Corrector:
             zinger_threshold=self._parameters.zinger_threshold,
             eigen_flats=self._resolved.eigen_flats,
         )
-        return flat, self.selected.dark_field(start, stop)
 
     def _straightened(self, transmissions: NDArray[np.float32], first: int, raw: RawRows) -> NDArray[np.float32]:
         """Geometry corrected, binned and phase retrieved."""
@@ -332,7 +360,10 @@ class Corrector:
         path = self._parameters.bad_pixel_map
         if path is None:
             return None
-        whole = read_bad_pixels(path, self.selected.scan.shape[1:])
+        try:
+            whole = read_bad_pixels(path, self.selected.scan.shape[1:])
+        except InputError as error:
+            raise InputError(f"preprocessing.{error}") from None
         return np.ascontiguousarray(whole[slice(*self.selected.rows), slice(*self.selected.columns)])
 
     def _phase_filter(self) -> PaganinFilter | None:

@@ -20,6 +20,7 @@ from .errors import ParameterError
 
 DeviceKind = Literal["cpu", "cuda", "xpu"]
 
+_PINNING = ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 _GPU_NODES = ("/dev/nvidiactl", "/dev/dri/renderD*", "/dev/kfd", "/dev/dxg")
 
 
@@ -68,8 +69,8 @@ def worker_devices(requested: Sequence[int] | None = None) -> list[Device]:
     """Devices that this worker computes on, at least one.
 
     Where an endpoint pins accelerators (`CUDA_VISIBLE_DEVICES`, `ZE_AFFINITY_MASK`) a process sees only its own, and takes
-    them. Where several workers see all GPUs of the node, each takes one: `PARSL_WORKER_RANK` modulo their number. A single
-    worker takes all.
+    them, whatever numbers they have on the node. Where several workers see all GPUs of the node, each takes one:
+    `PARSL_WORKER_RANK` modulo their number. A single worker takes all.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def worker_devices(requested: Sequence[int] | None = None) -> list[Device]:
         A requested GPU that is not there while others are.
     """
     found = list(gpus())
-    if requested is not None and found:
+    if requested is not None and found and not any(os.environ.get(name) for name in _PINNING):
         missing = [number for number in requested if number >= len(found)]
         if missing:
             raise ParameterError(
@@ -105,6 +106,11 @@ def worker_devices(requested: Sequence[int] | None = None) -> list[Device]:
     return found
 
 
+def has_torch() -> bool:
+    """Whether PyTorch is installed; it is not imported."""
+    return importlib.util.find_spec("torch") is not None
+
+
 def worker_device(requested: Sequence[int] | None = None) -> Device:
     """The first of `worker_devices`: what a task that uses one device takes."""
     return worker_devices(requested)[0]
@@ -116,7 +122,7 @@ def gpus() -> tuple[Device, ...]:
     if not _may_have_gpu():
         return ()
     threads = cpu().threads
-    if importlib.util.find_spec("torch") is None:
+    if not has_torch():
         return _cupy_gpus(threads)
     import torch
 

@@ -38,7 +38,7 @@ from .quantification.provenance import flow_id_of
 from .quantification.sidecar import quantification_settings
 from .rundir import RUN_FORMAT, RunDirectory, digest_of, file_checksum, share_like, write_json, written_aside
 from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
-from .slabs import object_settings, reconstruction_settings
+from .slabs import devices_for, object_settings, reconstruction_settings
 from .volume import SliceLayout, create_slices, link_projections
 
 CAMEL_CASE: dict[Stage, str] = {
@@ -131,6 +131,7 @@ def check_scan(scan: Scan, request: Request) -> ScanQuality:
     """
     quality = validate(scan)
     corrector = Corrector(scan, request.parameters, known(scan, request.parameters))
+    corrector.check_flats()
     _, _, columns = corrector.shape
     center = request.parameters.reconstruction.center
     if center != "auto" and center > columns - 1:
@@ -211,6 +212,8 @@ def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int 
     angles, rows, columns = scan.shape
     voxel_size = voxel_size_of(scan, request.parameters)
     used = "all" if corrector.shape == scan.shape else "{} of {} x {} pixels".format(*corrector.shape)
+    if request.parameters.scan.field_of_view == "double":
+        used += ", their halves joined to up to twice the width"
     return {
         "layout": scan.layout,
         "projections": f"{angles} of {rows} x {columns} pixels, {scan.dtype.name}",
@@ -227,6 +230,12 @@ def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int 
         "memory_a_worker_mib": plan.memory_bytes // 2**20,
         "disk_at_most_mb": needed // 10**6,
     }
+
+
+def _widest(corrector: Corrector, request: Request) -> tuple[int, int, int]:
+    """Shape of the projections, as wide as joined halves can become before the axis is known."""
+    angles, rows, columns = corrector.shape
+    return (angles // 2, rows, 2 * columns) if request.parameters.scan.field_of_view == "double" else corrector.shape
 
 
 def inspect_scan(
@@ -270,6 +279,8 @@ def inspect_scan(
         run = RunDirectory(scan_folder / recipe_id)
         plan = _plan(corrector, request, _made_slab_rows(run))
         angles, rows, columns = corrector.shape
+        if request.runs("segment"):  # again, for a field of view may have become wider
+            _check_quantification(corrector.shape, request, plan.memory_bytes)
         stages = stage_entries(run, digests, _on_the_fly(request), (rows, columns, columns), plan.slab_rows)
         check_start(request.start_from, request.skip, stages)
         left = [stage for stage in STAGES if stages[stage]["needed"]]
@@ -330,6 +341,7 @@ def _document(
     run: RunDirectory, scan: Scan, corrector: Corrector, quality: ScanQuality, request: Request, plan: Plan
 ) -> dict[str, Any]:
     """What `run.json` says of the scan, the request, the plan and the software."""
+    resolved_engine = engine_of(request.parameters.reconstruction).name
     return {
         "format": RUN_FORMAT,
         "scan_id": run.root.parent.name,
@@ -360,6 +372,7 @@ def _document(
             "task_rows": plan.task_rows,
             "worker_memory_bytes": plan.memory_bytes,
             "overlap": plan.overlap,
+            "devices": len(devices_for(resolved_engine, request.parameters.reconstruction.gpu_devices)),
             "object_blocks": _kept_blocks(run, _object_blocks(corrector.shape, request, plan.memory_bytes)),
             "notes": _plan_notes(request, plan),
         },
@@ -400,6 +413,7 @@ def _plan(corrector: Corrector, request: Request, made_slab_rows: int | None) ->
         request.execution,
         made_slab_rows,
         "preprocess" in _on_the_fly(request),
+        len(devices_for(engine_of(parameters).name, parameters.gpu_devices)),
     )
 
 
@@ -447,10 +461,12 @@ def _digests(checksum: str, request: Request, resolved: dict[str, Any]) -> dict[
         "center": resolved["center_px"],
         "voxel_size_um": resolved["voxel_size_um"],
     }
-    # How the centre was looked for makes no difference beside what was found.
+    # How the centre was looked for makes no difference beside what was found, nor where the map of bad pixels lies.
     del reconstruction["center_search"]
+    preprocessing = recipe_values(parameters.preprocessing)
+    del preprocessing["bad_pixel_map"]
     inputs: dict[Stage, Any] = {
-        "preprocess": [recipe_values(parameters.preprocessing), corrected_with(parameters, resolved)],
+        "preprocess": [preprocessing, corrected_with(parameters, resolved)],
         "reconstruct": reconstruction,
         "denoise": [recipe_values(parameters.denoising), resolved["noise_level"]],
         "segment": [recipe_values(parameters.segmentation), resolved.get("thresholds")],
@@ -459,7 +475,7 @@ def _digests(checksum: str, request: Request, resolved: dict[str, Any]) -> dict[
         "quantify": [
             recipe_values(parameters.quantification),
             parameters.objects.phase,
-            parameters.reconstruction.center == "auto",
+            [resolved.get("center", {}).get("confidence"), resolved["notes"]],
         ],
     }
     digests: dict[Stage, str] = {}
@@ -499,7 +515,9 @@ def _write_sample(
     slices = sample.get("denoised", sample["slices"])
     with written_aside(run.previews / "sample.png") as aside:
         aside.write_bytes(png(grey(slices[len(slices) // 2], *grey_range)))
+    trials = run.previews / "center_trials.png"
+    trials.unlink(missing_ok=True)
     if "trial_centers" in sample:
-        with written_aside(run.previews / "center_trials.png") as aside:
+        with written_aside(trials) as aside:
             title = f"{run.root.parent.name}: rotation centres in pixels"
             aside.write_bytes(contact_sheet(sample["trial_slices"], sample["trial_centers"], title, center_px))

@@ -39,7 +39,8 @@ class Plan:
     memory_bytes : int
         Budget of one worker.
     overlap : bool
-        Whether the memory holds that the next rows are read and the last slab is written while others are computed with.
+        Whether the memory holds that the next rows are read and the last slab is written while others are computed with,
+        on every device.
     """
 
     rows: int
@@ -71,11 +72,14 @@ class RowBytes:
         What is made of them on the way, the corrected row among it.
     halo_rows : int
         Rows beside those asked for that are read and worked on, in all.
+    fixed : int
+        What it takes besides, however many rows there are.
     """
 
     reading: int
     working: int
     halo_rows: int = 0
+    fixed: int = 0
 
 
 def make_plan(
@@ -85,6 +89,7 @@ def make_plan(
     execution: Execution,
     slab_rows: int | None,
     on_the_fly: bool = False,
+    devices: int = 1,
 ) -> Plan:
     """Cut a scan into slabs and tasks.
 
@@ -102,6 +107,8 @@ def make_plan(
         Rows a slab of the files that an earlier start of this run has made; kept, whatever the wishes.
     on_the_fly : bool
         Whether the projections are corrected while slices are made of them.
+    devices : int
+        Devices of a worker, which compute at once.
 
     Raises
     ------
@@ -114,7 +121,7 @@ def make_plan(
     preprocessing = correcting.reading + correcting.working
     reconstruction = 12 * columns * columns + (preprocessing if on_the_fly else 8 * angles * columns)
     slab_row_bytes = max(preprocessing, reconstruction)
-    fixed_bytes += correcting.halo_rows * preprocessing
+    fixed_bytes += correcting.halo_rows * preprocessing + correcting.fixed
     room = int(memory * (1 - _RESERVE)) - fixed_bytes
     fitting = room // slab_row_bytes // SLAB_MULTIPLE * SLAB_MULTIPLE
     least = slab_rows or SLAB_MULTIPLE
@@ -133,7 +140,7 @@ def make_plan(
     beside = correcting.halo_rows * correcting.reading + slab * (
         max(correcting.reading, 4 * angles * columns) + max(8 * columns * columns, 4 * angles * columns)
     )
-    return Plan(rows, slab, slab * slabs_a_task, memory, room >= slab * slab_row_bytes + beside)
+    return Plan(rows, slab, slab * slabs_a_task, memory, room >= devices * slab * slab_row_bytes + beside)
 
 
 def worker_memory(execution: Execution) -> int:

@@ -82,11 +82,11 @@ def slab_task(
     run = RunDirectory(Path(run_root))
     with contextlib.closing(Sources(run)) as sources:
         document = sources.document
+        plan = document["plan"]
         slabs = [slab for slab in stage_slabs(document, stage) if start <= slab[0] and slab[1] <= stop]
-        stream = SlabStream(
-            run, stage, document["stages"][stage]["digest"], (start, stop), bool(document["plan"].get("overlap"))
-        )
-        stream.run(slabs, prepare(sources))
+        at_once = int(plan.get("devices", 1)) if plan.get("overlap") else 0
+        stream = SlabStream(run, stage, document["stages"][stage]["digest"], (start, stop), at_once)
+        stream.run(slabs, lambda: prepare(sources))
     return {"slab": [start, stop]}
 
 
@@ -139,39 +139,51 @@ class SlabStream:
         Of the stage: a slab whose receipt names it is done.
     rows : (start, stop)
         Of the task, for notes of progress.
-    overlaps : bool
-        Whether reading and writing go on beside computing.
+    at_once : int
+        Chunks that may be computed with at once, at most one a device, while others are read and written; 0 does one
+        thing after the other.
     """
 
-    def __init__(self, run: RunDirectory, stage: Stage, digest: str, rows: tuple[int, int], overlaps: bool) -> None:
+    def __init__(self, run: RunDirectory, stage: Stage, digest: str, rows: tuple[int, int], at_once: int) -> None:
         self._run, self._stage, self._digest = run, stage, digest
         self._start, self._stop = rows
-        self._overlaps = overlaps
+        self._overlaps = at_once > 0
+        self._at_once = max(1, at_once)
         self._devices: queue.SimpleQueue[Callable[[Any], tuple[NDArray[Any], int]]] = queue.SimpleQueue()
         self._writing: Future[None] | None = None
+        self._ended_at = 0.0
 
-    def run(self, slabs: list[tuple[int, int]], work: SlabWork) -> None:
+    def run(self, slabs: list[tuple[int, int]], prepare: Callable[[], SlabWork]) -> None:
         """Do the slabs that have no receipt yet.
+
+        Parameters
+        ----------
+        slabs : list of (start, stop)
+        prepare : callable
+            What is to be done; called where a slab is left.
 
         Raises
         ------
         StageError
             The first failure; slabs finished until then keep their receipts.
         """
-        self._work = work
-        for compute in work.compute:
-            self._devices.put(compute)
         locks = contextlib.ExitStack()
+        with locks:
+            chunks = self._chunks(slabs, locks, prepare)
+            chunk = next(chunks, None)
+            if chunk is not None:
+                self._do(chunk, chunks)
+
+    def _do(self, chunk: _Chunk | None, chunks: Iterator[_Chunk]) -> None:
+        for compute in self._work.compute:
+            self._devices.put(compute)
+        at_once = min(self._at_once, len(self._work.compute))
         with (
-            locks,
             ThreadPoolExecutor(1, "read") as reader,
-            ThreadPoolExecutor(len(work.compute), "compute") as computers,
+            ThreadPoolExecutor(at_once, "compute") as computers,
             ThreadPoolExecutor(1, "write") as writer,
         ):
-            computing: deque[tuple[_Chunk, Future[None]]] = deque()
-            at_once = len(work.compute) if self._overlaps else 1
-            chunks = self._chunks(slabs, locks)
-            chunk = next(chunks, None)
+            computing: deque[tuple[_Chunk, Future[tuple[NDArray[Any], int]]]] = deque()
             reading = reader.submit(self._read, chunk) if chunk else None
             while chunk is not None and reading is not None:
                 data = reading.result()
@@ -190,8 +202,11 @@ class SlabStream:
             self._drain(computing, 0, writer)
             self._wait_for_writing()
 
-    def _chunks(self, slabs: list[tuple[int, int]], locks: contextlib.ExitStack) -> Iterator[_Chunk]:
+    def _chunks(
+        self, slabs: list[tuple[int, int]], locks: contextlib.ExitStack, prepare: Callable[[], SlabWork]
+    ) -> Iterator[_Chunk]:
         """Chunks of the slabs that are left; a slab is locked when its first chunk is asked for."""
+        prepared = False
         for start, stop in slabs:
             lock = contextlib.ExitStack()
             if not lock.enter_context(undone(self._run, self._stage, start, stop, self._digest)):
@@ -200,6 +215,10 @@ class SlabStream:
                 continue
             locks.push(lock)  # where an error ends the stream; closing twice does nothing
             slab = _Slab(start, stop, lock)
+            if not prepared:
+                with self._failure_noted(slab):
+                    self._work = prepare()
+                prepared = True
             for low, high in cut_rows(stop - start, self._work.chunk_rows):
                 yield _Chunk(slab, start + low, start + high)
 
@@ -207,22 +226,31 @@ class SlabStream:
         with self._failure_noted(chunk.slab):
             return self._work.read(chunk.start, chunk.stop)
 
-    def _compute(self, chunk: _Chunk, data: Any) -> None:
+    def _compute(self, chunk: _Chunk, data: Any) -> tuple[NDArray[Any], int]:
         with self._failure_noted(chunk.slab):
             compute = self._devices.get()
             try:
-                part, mended = compute(data)
+                return compute(data)
             finally:
                 self._devices.put(compute)
-            chunk.slab.put(chunk.start, part, self._work.rows_axis)
-            chunk.slab.mended += mended
-        report_progress(self._run, self._stage, self._start, self._stop, chunk.stop - self._start)
 
-    def _drain(self, computing: deque[tuple[_Chunk, Future[None]]], left: int, writer: ThreadPoolExecutor) -> None:
-        """Wait until at most `left` chunks are computed with; a slab whose last chunk is done goes to be written."""
+    def _drain(
+        self,
+        computing: deque[tuple[_Chunk, Future[tuple[NDArray[Any], int]]]],
+        left: int,
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        """Wait until at most `left` chunks are computed with; a slab whose last chunk is done goes to be written.
+
+        Chunks are put together here, in one thread, whichever devices they come from.
+        """
         while len(computing) > left:
             chunk, future = computing.popleft()
-            future.result()
+            part, mended = future.result()
+            with self._failure_noted(chunk.slab):
+                chunk.slab.put(chunk.start, part, self._work.rows_axis)
+            chunk.slab.mended += mended
+            report_progress(self._run, self._stage, self._start, self._stop, chunk.stop - self._start)
             if chunk.is_last:
                 self._wait_for_writing()
                 self._writing = writer.submit(self._finish, chunk.slab)
@@ -234,7 +262,10 @@ class SlabStream:
             if slab.mended:
                 said = {**said, "mended_pixels": slab.mended}
             slab.array = None
-            write_receipt(self._run, self._stage, slab.start, slab.stop, self._digest, slab.started_at, said)
+            # From the end of the slab before it where that was later, so that the times of a task's slabs add up.
+            started_at = max(slab.started_at, self._ended_at)
+            write_receipt(self._run, self._stage, slab.start, slab.stop, self._digest, started_at, said)
+            self._ended_at = time.time()
             slab.lock.close()
 
     def _wait_for_writing(self) -> None:

@@ -6,7 +6,7 @@ Numerics live in the packages below; what is written and receipted is left to `s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .corrections import Corrector, RawRows, Resolved
 from .denoising.classical import non_local_means, total_variation
-from .device import CPU, Device, cpu, worker_devices
+from .device import CPU, Device, cpu, has_torch, worker_devices
 from .objects import ObjectSettings
 from .outputs import projections_shape
 from .parameters import (
@@ -180,10 +180,7 @@ class Sources:
     @cached_property
     def devices(self) -> list[Device]:
         """Devices of this worker that projections are corrected and slices are reconstructed on."""
-        parameters = self.parameters.reconstruction
-        if self.document["resolved"]["engine"] in _CPU_ENGINES:
-            return [cpu()]
-        return worker_devices(parameters.gpu_devices)
+        return devices_for(engine_name(self.document["resolved"]), self.parameters.reconstruction.gpu_devices)
 
     @cached_property
     def correctors(self) -> list[Corrector]:
@@ -324,6 +321,18 @@ class _DenoisedOnTheFly:
         return denoise_slices(np.asarray(self.source[rows]), self.parameters, self.noise)
 
 
+def engine_name(resolved: Mapping[str, Any]) -> str:
+    """Engine of a run; those of earlier versions had the native one alone."""
+    return str(resolved.get("engine", "native"))
+
+
+def devices_for(engine: str, gpu_devices: Sequence[int] | None) -> list[Device]:
+    """Devices of this worker that an engine can compute on, at least one; raises as `device.worker_devices`."""
+    if engine in _CPU_ENGINES or (engine == "native" and not has_torch()):
+        return [cpu()]
+    return worker_devices(gpu_devices)
+
+
 def slice_reconstructor(
     corrector: Corrector, parameters: Parameters, resolved: Mapping[str, Any], device: Device = CPU
 ) -> SliceReconstructor:
@@ -334,7 +343,7 @@ def slice_reconstructor(
         corrector.center(resolved["center_px"]),
         parameters.reconstruction,
         resolved["pixel_size_um"],
-        resolved["engine"],
+        engine_name(resolved),
         device,
     )
 

@@ -40,8 +40,9 @@ def preprocess_task(run_root: str, start: int, stop: int) -> dict[str, Any]:
     def prepare(sources: Sources) -> SlabWork:
         def write(first: int, projections: NDArray[np.float32]) -> dict[str, Any]:
             write_projections(sources.run.root / "projections", first, projections)
-            return {"checksum": array_checksum(projections), "device": asdict(sources.devices[0])}
+            return {"checksum": array_checksum(projections), "device": asdict(device)}
 
+        device = sources.devices[0] if sources.correctors[0].fits_gpu else cpu()
         compute = [corrector.correct for corrector in sources.correctors]
         return SlabWork(sources.correctors[0].read, compute, 1, write, _chunk_rows(sources))
 

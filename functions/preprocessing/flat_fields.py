@@ -69,6 +69,39 @@ class EigenFlats:
         return len(self.mixtures) - 1
 
 
+def check_flats(scan: FlatSource, method: FlatMethod, components: int | None = None) -> None:
+    """Refuse flats that a method cannot do with.
+
+    Parameters
+    ----------
+    scan : FlatSource
+    method : {"median", "mean", "interpolated", "dynamic"}
+    components : int, optional
+        Number of eigen-flats for dynamic.
+
+    Raises
+    ------
+    ScanError
+        Fewer than four flats for dynamic, or none of which it is known when they were recorded for interpolated.
+    ParameterError
+        As many eigen-flats as flats, or more.
+    """
+    if method == "interpolated":
+        _flat_positions(scan)
+    if method != "dynamic":
+        return
+    if scan.n_flats < _FEWEST_FLATS:
+        raise ScanError(
+            f"{scan.path}: preprocessing.flat_field=dynamic needs {_FEWEST_FLATS} flats at least, better 20 or more; there "
+            f"are {scan.n_flats}: take median or interpolated"
+        )
+    if components is not None and components >= scan.n_flats:
+        raise ParameterError(
+            f"preprocessing.flat_components={components}: {scan.path} has {scan.n_flats} flats, of which at most "
+            f"{scan.n_flats - 1} eigen-flats can be made; lower it, or leave it out"
+        )
+
+
 def open_beam_of_rows(
     scan: FlatSource,
     start: int,
@@ -111,17 +144,22 @@ def open_beam_of_rows(
     if method == "mean":
         return combine_frames(flats, "mean")
     if method == "interpolated":
-        positions = scan.flat_positions()
-        if positions is None:
-            raise ScanError(
-                f"{scan.path}: preprocessing.flat_field=interpolated needs to know when the flats were recorded, which the "
-                "file does not say: write Start, End or Both to /process/acquisition/flat_fields/flat_field_mode, or take "
-                "median, mean or dynamic"
-            )
+        positions = _flat_positions(scan)
         return interpolated_open_beam(flats, dark, positions, scan.projection_positions())
     if eigen_flats is None:
         raise ParameterError("flat_field=dynamic needs the eigen-flats of the scan; fit them first (fit_eigen_flats)")
     return dynamic_open_beam(flats, dark, eigen_flats)
+
+
+def _flat_positions(scan: FlatSource) -> NDArray[np.float64]:
+    positions = scan.flat_positions()
+    if positions is None:
+        raise ScanError(
+            f"{scan.path}: preprocessing.flat_field=interpolated needs to know when the flats were recorded, which the "
+            "file does not say: write Start, End or Both to /process/acquisition/flat_fields/flat_field_mode, or take "
+            "median, mean or dynamic"
+        )
+    return positions
 
 
 def interpolated_open_beam(
@@ -230,11 +268,7 @@ def fit_eigen_flats(
         There are not so many eigen-flats.
     """
     angles, rows, columns = scan.shape
-    if scan.n_flats < _FEWEST_FLATS:
-        raise ScanError(
-            f"{scan.path}: preprocessing.flat_field=dynamic needs {_FEWEST_FLATS} flats at least, better 20 or more; there "
-            f"are {scan.n_flats}: take median or interpolated"
-        )
+    check_flats(scan, "dynamic", components)
     binning = max(1, min(4, columns // 48))
     sampled, bad = [], []
     for start, stop in sample_bands(rows):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..segmentation.thresholds import apply_thresholds
-from ..slabs import Sources, object_settings
+from ..slabs import SliceReconstructor, Sources, object_settings
 from .resolution import RingCorrelation, fourier_ring_correlation
 from .uncertainty import SegmentationSample
 
@@ -76,12 +76,22 @@ def half_data_correlation(sources: Sources) -> RingCorrelation | None:
         projections: NDArray[np.float32] = file["projections"][()]
     if len(projections) < 4:
         return None
-    whole = sources.reconstructor
+    whole = _for_half(sources.reconstructor, len(projections) // 2)
     halves = [
         replace(whole, theta_rad=whole.theta_rad[first::2])(np.ascontiguousarray(projections[first::2]))
         for first in (0, 1)
     ]
     return fourier_ring_correlation(halves[0], halves[1], sources.voxel_size[0][2])
+
+
+def _for_half(whole: SliceReconstructor, angles: int) -> SliceReconstructor:
+    """The run's reconstruction as far as half the projections, and this worker, allow it."""
+    parameters = whole.parameters
+    if parameters.algorithm == "lprec":  # wants equal steps from 0 on
+        return replace(whole, parameters=parameters.model_copy(update={"algorithm": "fourierrec"}), engine="native")
+    parameters = parameters.model_copy(update={"subsets": min(parameters.subsets, angles)})
+    engine = "native" if whole.engine == "tomocupy" and not whole.device.is_gpu else whole.engine
+    return replace(whole, parameters=parameters, engine=engine)
 
 
 def _middle(length: int) -> tuple[int, int]:

@@ -15,10 +15,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .direct import Center, DirectReconstructor, Floats, padded_length
-from .fourier import _gather_rows
 from .lane_fft import ELEMENT, LanePlan, make_plan, real_roots, transform
 from .lane_nufft import Spares
-from .lane_vectors import FUSED, LANES, aligned_empty, broadcast, load, spread, store, transpose, vector_pointer
+from .lane_vectors import FUSED, LANES, VECTOR, aligned_empty, broadcast, load, spread, store, vector_pointer
 from .threads import run_in_threads, thread_count
 
 VIEWS = 16  # projections of which a pixel's sum stays in a register: their positions are computed as one vector
@@ -118,8 +117,8 @@ class FilteredBackprojection(DirectReconstructor):
             y, x = index // squares * SQUARE, index % squares * SQUARE
             sums = self._sums.take()
             _backproject_square(
-                lines, self._cosine, self._sine, _line_length(self.columns), self._circle, y, x,
-                aligned_empty(2 * VIEWS), aligned_empty(VIEWS).view(np.int32),
+                lines, self._cosine, self._sine, _line_length(self.columns), self._circle.reshape(-1), y, x,
+                aligned_empty(3 * VIEWS), aligned_empty(VIEWS).view(np.int32),
                 aligned_empty(TILE * VIEWS).view(np.int32), aligned_empty(TILE * VIEWS), sums, slices,
             )  # fmt: skip
             self._sums.give(sums)
@@ -154,13 +153,28 @@ def _filter_lines(
     lines: Floats,
 ) -> None:
     """Weighted, filtered projections with their axes in the middle; zeros where there are none."""
-    angles, _, columns = projections.shape
+    angles, rows, columns = projections.shape
+    flat = projections.reshape(-1)
+    middle = (
+        columns + (line.size // LANES - columns) // 2
+    )  # from here on the padding belongs to the left edge (circular)
+    nothing = spread(np.float32(0))
     for angle in range(first, last):
         target = angle * length * LANES
         if angle >= angles:
-            lines[target : target + length * LANES] = 0
+            for at in range(target, target + length * LANES, LANES):
+                store(lines, at, nothing)
             continue
-        _gather_rows(projections, angle, first_row, last_row, pad_with_edge, line)
+        for at in range(0, line.size, LANES):
+            store(line, at, nothing)
+        start = (angle * rows + first_row) * columns
+        for column in range(columns):
+            for lane in range(last_row - first_row):
+                line[column * LANES + lane] = flat[start + lane * columns + column]
+        if pad_with_edge:
+            left, right = load(line, 0), load(line, (columns - 1) * LANES)
+            for at in range(columns * LANES, line.size, LANES):
+                store(line, at, right if at < middle * LANES else left)
         result, other = line, copy
         for again in range(2):  # one call in the code: `transform` is long
             if again:
@@ -205,32 +219,65 @@ _SHIFT = LANES.bit_length() - 1
 
 
 @_intrinsic
-def _find_places(_typing: Any, views: Any, firsts: Any, x: Any, places: Any, parts: Any, pixel: Any) -> Any:
-    """Where `VIEWS` projections see the pixel at x: `places` of the columns left of it, and `parts` of a column beyond.
+def _find_places(_typing: Any, views: Any, firsts: Any, x: Any, y: Any, places: Any, parts: Any, at: Any) -> Any:
+    """Where `VIEWS` projections see pixel (x, y) of a tile: the columns left of it, and how far it is from there.
 
-    `views` is (2, VIEWS): position of x = 0 from a column whose place is in `firsts`, and cosine. `pixel` is the place of
-    the first number in `places` and `parts`.
+    `views` is (3, VIEWS): position of pixel (0, 0) from the column that starts at `firsts`, cosine and sine. Starts of
+    the columns are put at ``places[at : at + VIEWS]``, parts of a column at ``parts[at : at + VIEWS]``.
     """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        views, firsts, x, places, parts, pixel = values
+        _, _, x, y, _, _, at = values
 
-        def pointer(argument: int, at: Any, integers: bool = False) -> Any:
-            address = vector_pointer(context, builder, signature.args[argument], values[argument], at)
-            return builder.bitcast(address, _INTS.as_pointer()) if integers else address
+        def pointer(argument: int, index: Any, kind: Any = VECTOR) -> Any:
+            address = vector_pointer(context, builder, signature.args[argument], values[argument], index)
+            return builder.bitcast(address, kind.as_pointer())
 
-        zero, second = (ir.Constant(pixel.type, value) for value in (0, VIEWS))
-        base, cosine = (builder.load(pointer(0, at), align=4) for at in (zero, second))
-        position = builder.fadd(builder.fmul(broadcast(builder, x), cosine, flags=FUSED), base, flags=FUSED)
+        position, cosine, sine = (builder.load(pointer(0, ir.Constant(at.type, i * VIEWS)), align=4) for i in range(3))
+        down = builder.fmul(broadcast(builder, y), sine, flags=FUSED)
+        position = builder.fsub(position, down, flags=FUSED)
+        across = builder.fmul(broadcast(builder, x), cosine, flags=FUSED)
+        position = builder.fadd(position, across, flags=FUSED)
         left = builder.fptosi(position, _INTS)
-        part = builder.fsub(position, builder.sitofp(left, position.type))
-        first = builder.load(pointer(1, zero, True), align=4)
+        first = builder.load(pointer(1, ir.Constant(at.type, 0), _INTS), align=4)
         place = builder.add(builder.shl(left, ir.Constant(_INTS, [_SHIFT] * VIEWS)), first)
-        builder.store(place, pointer(3, pixel, True), align=4)
-        builder.store(part, pointer(4, pixel), align=4)
+        builder.store(place, pointer(4, at, _INTS), align=4)
+        builder.store(builder.fsub(position, builder.sitofp(left, VECTOR)), pointer(5, at), align=4)
         return context.get_dummy_value()
 
-    return types.void(views, firsts, types.float32, places, parts, types.intp), emit
+    return types.void(views, firsts, types.float32, types.float32, places, parts, types.intp), emit
+
+
+@_intrinsic
+def _add_pixel(_typing: Any, lines: Any, block: Any, places: Any, parts: Any, at: Any, sums: Any, to: Any) -> Any:
+    """sums[to : to + LANES] += what the views have for a pixel, by the numbers of `_find_places` at `at`.
+
+    Written as instructions: of a loop over views numba and LLVM take several times as long to compile.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _, block, _, _, at, _, to = values
+
+        def pointer(argument: int, index: Any) -> Any:
+            return vector_pointer(context, builder, signature.args[argument], values[argument], index)
+
+        def number(argument: int, view: int) -> Any:
+            data = context.data_model_manager[signature.args[argument]].get(builder, values[argument], "data")
+            return builder.load(builder.gep(data, [builder.add(at, ir.Constant(at.type, view))]))
+
+        # Two sums: each waits for its last addition.
+        totals = [builder.load(pointer(5, to), align=4), ir.Constant(VECTOR, [0.0] * LANES)]
+        for view in range(VIEWS):
+            left = builder.add(block, builder.sext(number(2, view), block.type))
+            right = builder.add(left, ir.Constant(block.type, LANES))
+            a, b = (builder.load(pointer(0, place), align=4) for place in (left, right))
+            slope = builder.fmul(builder.fsub(b, a), broadcast(builder, number(3, view)), flags=FUSED)
+            value = builder.fadd(slope, a, flags=FUSED)
+            totals[view % 2] = builder.fadd(totals[view % 2], value)
+        builder.store(builder.fadd(*totals), pointer(5, to), align=4)
+        return context.get_dummy_value()
+
+    return types.void(lines, types.intp, places, parts, types.intp, sums, types.intp), emit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -249,90 +296,34 @@ def _backproject_square(
     sums: Floats,
     slices: Floats,
 ) -> None:
-    """One square of the slices; `lines` is flat, the arrays from `views` to `sums` are this thread's own."""
-    n = circle.shape[0]
+    """One square of the slices; all but `slices` are flat, the arrays from `views` to `sums` are this thread's own."""
+    rows, n, _ = slices.shape
     last_y, last_x = min(first_y + SQUARE, n), min(first_x + SQUARE, n)
+    middle = (n - 1) / 2
     for at in range(0, sums.size, LANES):
         store(sums, at, spread(np.float32(0)))
-    starts = np.empty(VIEWS)  # where the views see the tile's first pixel
     for first_angle in range(0, cosine.size, VIEWS):
         block = first_angle * length * LANES
         for tile_y in range(first_y, last_y, TILE):
             for tile_x in range(first_x, last_x, TILE):
-                left, right = n, 0
-                for y in range(tile_y, min(tile_y + TILE, n)):
-                    left, right = min(left, circle[y, 0]), max(right, circle[y, 1])
-                if right <= tile_x or left >= tile_x + TILE:
-                    continue
-                _see_tile(cosine, sine, length, n, first_angle, tile_y, tile_x, starts, views, firsts)
-                for y in range(tile_y, min(tile_y + TILE, n)):
-                    for view in range(VIEWS):
-                        views[view] = starts[view] - (y - tile_y) * sine[first_angle + view]
-                    x_from, x_to = max(tile_x, circle[y, 0]) - tile_x, min(tile_x + TILE, circle[y, 1]) - tile_x
+                # Positions within a tile are small numbers: single precision is exact enough for slices of any width.
+                for view in range(VIEWS):
+                    c, s = cosine[first_angle + view], sine[first_angle + view]
+                    position = (tile_x - middle) * c + (middle - tile_y) * s + middle + 1
+                    # A column that is left of all that the tile sees.
+                    first = math.floor(position - (TILE - 1) * (abs(c) + abs(s)) - 0.01)
+                    firsts[view] = (view * length + first) * LANES
+                    views[view], views[VIEWS + view], views[2 * VIEWS + view] = position - first, c, s
+                for y in range(tile_y, min(tile_y + TILE, last_y)):
+                    x_from, x_to = max(tile_x, circle[2 * y]), min(tile_x + TILE, circle[2 * y + 1])
+                    down = np.float32(y - tile_y)
                     for x in range(x_from, x_to):
-                        _find_places(views, firsts, np.float32(x), places, parts, x * VIEWS)
-                    at = ((y - first_y) * SQUARE + tile_x - first_x) * LANES
+                        _find_places(views, firsts, np.float32(x - tile_x), down, places, parts, (x - tile_x) * VIEWS)
+                    to = ((y - first_y) * SQUARE - first_x) * LANES
                     for x in range(x_from, x_to):
-                        _add_pixel(lines, block, places, parts, x, sums, at + x * LANES)
-    _store_square(sums, first_y, last_y, first_x, last_x, slices)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _see_tile(
-    cosine: Doubles,
-    sine: Doubles,
-    length: int,
-    n: int,
-    first_angle: int,
-    tile_y: int,
-    tile_x: int,
-    starts: Doubles,
-    views: Floats,
-    firsts: ShortIntegers,
-) -> None:
-    """For each view the first column that a tile sees, and the position of its first pixel from there.
-
-    Positions within a tile are small numbers: single precision is exact enough for slices of any width.
-    """
-    middle = (n - 1) / 2
-    for view in range(VIEWS):
-        c, s = cosine[first_angle + view], sine[first_angle + view]
-        position = (tile_x - middle) * c + (middle - tile_y) * s + middle + 1
-        lowest = position + (TILE - 1) * (min(0.0, c) - max(0.0, s))
-        first = math.floor(lowest - 1e-3)  # rounding must not lead to the left of it
-        starts[view] = position - first
-        firsts[view] = (view * length + first) * LANES
-        views[VIEWS + view] = c
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _add_pixel(
-    lines: Floats, block: int, places: ShortIntegers, parts: Floats, pixel: int, sums: Floats, at: int
-) -> None:
-    """sums[at : at + LANES] += what the views have for a pixel, by the numbers of `_find_places`."""
-    # Unsigned: signed indices may wrap, and checking that takes as long as the sums.
-    first = np.uint64(VIEWS * pixel)
-    even, odd = load(sums, at), spread(np.float32(0))  # two sums: each waits for its last addition
-    for pair in range(VIEWS // 2):
-        view = first + np.uint64(2 * pair)
-        i, j = block + places[view], block + places[view + np.uint64(1)]
-        a, b = load(lines, i), load(lines, j)
-        even = even + ((load(lines, i + LANES) - a) * parts[view] + a)
-        odd = odd + ((load(lines, j + LANES) - b) * parts[view + np.uint64(1)] + b)
-    store(sums, at, even + odd)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _store_square(sums: Floats, first_y: int, last_y: int, first_x: int, last_x: int, slices: Floats) -> None:
-    """Sums of all lanes, pixel by pixel, to (rows, n, n) slices; outside the circle nothing was added."""
-    rows, n, _ = slices.shape
+                        _add_pixel(lines, block, places, parts, (x - tile_x) * VIEWS, sums, to + x * LANES)
     flat = slices.reshape(-1)
-    for y in range(first_y, last_y):
-        for x in range(first_x, last_x, LANES):
-            source = ((y - first_y) * SQUARE + x - first_x) * LANES
-            if rows == LANES and x + LANES <= last_x:
-                transpose(sums, source, LANES, flat, y * n + x, n * n)
-            else:
-                for lane in range(rows):
-                    for i in range(min(LANES, last_x - x)):
-                        flat[(lane * n + y) * n + x + i] = sums[source + i * LANES + lane]
+    for lane in range(rows):
+        for y in range(first_y, last_y):
+            for x in range(first_x, last_x):  # outside the circle nothing was added
+                flat[(lane * n + y) * n + x] = sums[((y - first_y) * SQUARE + x - first_x) * LANES + lane]

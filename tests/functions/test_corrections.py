@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tomopipe.functions.automatic import known
 from tomopipe.functions.corrections import Corrector, bad_pixels_checksum, corrected_with
-from tomopipe.functions.errors import InputError, ParameterError
+from tomopipe.functions.errors import InputError, ParameterError, ScanError
 from tomopipe.functions.parameters import Parameters, parse_parameters
 from tomopipe.functions.scan import Scan, open_scan
 from tomopipe.functions.simulation import SimulationSettings, simulate_scan
@@ -187,6 +187,33 @@ def test_what_phase_retrieval_needs_is_asked_for(folder: Path) -> None:
 def test_a_polynomial_that_turns_back_is_refused(folder: Path) -> None:
     with open_scan(folder / "half.h5") as scan, pytest.raises(ParameterError, match="beam_hardening"):
         corrector(scan, preprocessing={"beam_hardening": [1.0, -0.5]})
+
+
+def test_flats_that_a_method_cannot_do_with_are_refused_before_anything_is_read(folder: Path, tmp_path: Path) -> None:
+    few = simulate_scan(SETTINGS.model_copy(update={"n_flats": 3, "rows": 2}), tmp_path / "few.h5")
+    with open_scan(few) as scan:
+        for preprocessing, said in (
+            ({"flat_field": "dynamic"}, "needs 4 flats"),
+            ({"flat_field": "interpolated"}, "when the flats were recorded"),
+        ):
+            with pytest.raises(ScanError, match=said):
+                Corrector(
+                    scan, parse_parameters({"preprocessing": preprocessing}), known(scan, Parameters())
+                ).check_flats()
+    with open_scan(folder / "half.h5") as scan:
+        parameters = parse_parameters({"preprocessing": {"flat_field": "dynamic", "flat_components": 12}})
+        with pytest.raises(ParameterError, match="flat_components=12"):
+            Corrector(scan, parameters, known(scan, parameters)).check_flats()
+
+
+def test_reading_takes_all_that_correcting_needs(folder: Path) -> None:
+    # HDF5 reads one thing at a time: correcting must not wait for rows that are read ahead.
+    with open_scan(folder / "half.h5") as scan:
+        made = corrector(scan, preprocessing={"flat_field": "interpolated"})
+        raw = made.read(3, 9)
+    with pytest.raises(Exception):  # noqa: B017 - the file is closed
+        made.read(3, 9)
+    assert made.correct(raw)[0].shape == (40, 6, 72)
 
 
 def test_a_map_of_another_detector_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ FOUR = tuple(Device("cuda", index, 1, f"GPU {index}") for index in range(4))
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "gpus", lambda: FOUR)
     monkeypatch.delenv("PARSL_WORKER_RANK", raising=False)
-    monkeypatch.delenv("PARSL_WORKER_COUNT", raising=False)
+    for name in ("PARSL_WORKER_COUNT", "CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -63,6 +64,17 @@ def test_workers_that_see_all_gpus_take_one_each(four_gpus: None, monkeypatch: p
 def test_a_gpu_that_is_not_there_is_refused(four_gpus: None) -> None:
     with pytest.raises(ParameterError, match=r"gpu_devices=\[0, 4\]: this worker sees 4 GPU"):
         worker_devices([0, 4])
+
+
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"])
+def test_a_pinned_worker_takes_its_own_whatever_the_numbers_of_the_node(
+    four_gpus: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(device, "gpus", lambda: FOUR[:1])
+    monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("PARSL_WORKER_COUNT", "4")
+    monkeypatch.setenv("PARSL_WORKER_RANK", "2")
+    assert worker_devices([0, 1, 2, 3]) == [FOUR[0]]
 
 
 def test_pytorch_is_not_imported_where_there_is_no_gpu() -> None:

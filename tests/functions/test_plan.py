@@ -18,11 +18,11 @@ GIB = 2**30
 
 
 def plan_of(
-    shape: tuple[int, int, int], execution: Execution, slab_rows: int | None = None, halo_rows: int = 0, **options: bool
+    shape: tuple[int, int, int], execution: Execution, slab_rows: int | None = None, halo_rows: int = 0, **options: int
 ) -> Plan:
     """Plan of a scan of 16-bit counts."""
     raw = 2 * shape[0] * shape[2]
-    return make_plan(shape, RowBytes(raw, 7 * raw, halo_rows), 0, execution, slab_rows, **options)
+    return make_plan(shape, RowBytes(raw, 7 * raw, halo_rows), 0, execution, slab_rows, **options)  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 5000), st.one_of(st.none(), st.integers(1, 300)), st.integers(1, 3))
@@ -54,6 +54,8 @@ def test_what_is_done_at_once_needs_memory() -> None:
     tight = plan_of(shape, Execution(memory_bytes=least * GIB))
     assert large.overlap
     assert not tight.overlap
+    half = next(gib for gib in range(1, 65) if plan_of(shape, Execution(memory_bytes=gib * GIB)).overlap)
+    assert not plan_of(shape, Execution(memory_bytes=half * GIB), devices=4).overlap
     assert tight.slab_rows == large.slab_rows, "slabs must not shrink for it"
 
 

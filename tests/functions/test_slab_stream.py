@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def run_stream(
     root: Path, recorder: Recorder, *, overlaps: bool = True, slabs: list[tuple[int, int]] = SLABS
 ) -> RunDirectory:
     run = RunDirectory(root)
-    SlabStream(run, "reconstruct", "digest", (0, 30), overlaps).run(slabs, recorder.work)
+    at_once = len(recorder.work.compute) if overlaps else 0
+    SlabStream(run, "reconstruct", "digest", (0, 30), at_once).run(slabs, lambda: recorder.work)
     return run
 
 
@@ -159,3 +161,30 @@ def test_a_failure_names_its_slab_keeps_what_was_finished_and_is_mended_by_anoth
     assert all(run.is_done("reconstruct", *slab, "digest") for slab in SLABS)
     assert 0 not in again.written
     assert not run.failure_path("reconstruct", 16, 24).exists()
+
+
+def test_the_seconds_of_slabs_add_up_to_what_the_task_took(tmp_path: Path) -> None:
+    recorder = Recorder()
+    began = time.time()
+    run = run_stream(tmp_path, recorder)
+    took = time.time() - began
+    receipts = [json.loads(run.receipt_path("reconstruct", *slab).read_text()) for slab in SLABS]
+    assert sum(receipt["seconds"] for receipt in receipts) <= took + 0.001 * len(SLABS)
+
+
+def test_nothing_is_prepared_where_nothing_is_left(tmp_path: Path) -> None:
+    run = run_stream(tmp_path, Recorder())
+
+    def prepare() -> SlabWork:
+        raise AssertionError("prepared")
+
+    SlabStream(run, "reconstruct", "digest", (0, 30), 1).run(SLABS, prepare)
+    with pytest.raises(StageError, match="reconstruct, rows 0 to 8: AssertionError: prepared"):
+        SlabStream(run, "reconstruct", "another digest", (0, 30), 1).run(SLABS, prepare)
+
+
+def test_chunks_of_a_slab_from_several_devices_are_put_together(tmp_path: Path) -> None:
+    recorder = Recorder(chunk_rows=1, devices=4)
+    run_stream(tmp_path, recorder)
+    for start, stop in SLABS:
+        np.testing.assert_array_equal(recorder.written[start][:, 0], np.arange(start, stop))
