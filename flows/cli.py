@@ -457,9 +457,13 @@ def report(
 
 
 def _run_with_progress(checked: CheckedRun) -> RunResult:
+    from tomopipe.functions.reconstruction.lane_nufft import compiled_before
+
     from .local.progress import ProgressDisplay
     from .local.run import start_run
 
+    if not compiled_before():
+        print("first use: kernels are compiled, once; this takes some seconds in each stage", file=sys.stderr)
     cancel = threading.Event()
     with ProgressDisplay(sys.stderr) as display, _cancelled_by_signals(cancel):
         return start_run(checked, [display], cancel)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -348,6 +349,14 @@ def _taper(columns: int, width: int) -> Floats:
     distance = nodes * KERNEL_WIDTH / 2
     wave = np.cos(2 * np.pi / width * np.outer(pixels, distance))
     return (1 / (wave @ (_kernel(distance) * weights * KERNEL_WIDTH / 2))).astype(np.float32)
+
+
+def compiled_before() -> bool:
+    """Whether the kernels of this installation were compiled before: numba keeps them where `NUMBA_CACHE_DIR` says, else beside
+    this file."""
+    line = _store_pixels.py_func.__code__.co_firstlineno
+    kept = Path(_store_pixels.stats.cache_path).glob(f"{__name__.rpartition('.')[2]}._store_pixels-{line}.*.nbi")
+    return any(kept)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

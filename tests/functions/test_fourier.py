@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -283,3 +287,20 @@ def test_workspace_is_what_is_said() -> None:
     tracemalloc.stop()
     estimate = FourierGridding.workspace_bytes(angles, columns)
     assert 0.6 * estimate < peak < estimate
+
+
+def test_it_is_known_whether_kernels_were_compiled_before(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np\n"
+        "from tomopipe.functions.reconstruction.fourier import FourierGridding\n"
+        "from tomopipe.functions.reconstruction.lane_nufft import compiled_before\n"
+        "print(compiled_before())\n"
+        "FourierGridding(np.arange(4.0), 16, 7.5)(np.zeros((4, 1, 16), np.float32))\n"
+        "print(compiled_before())\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert said == ["False\nTrue\n", "True\nTrue\n"]
