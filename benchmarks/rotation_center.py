@@ -2,7 +2,7 @@
 
     python benchmarks/rotation_center.py --scans 150 --first-seed 1000
     python benchmarks/rotation_center.py --correlations 100 --first-seed 2000 --data ../shared/data
-    python benchmarks/rotation_center.py --timings --widths 1024 2048
+    python benchmarks/rotation_center.py --timings
 
 Errors and confidence come from simulated scans of many samples (pores, a few pores, loose particles, crystals, shells, smooth
 ones, samples wider than the detector), with photon noise, rings, drift of the beam, wobble of the sample, and axes off the
@@ -20,11 +20,14 @@ import datetime
 import importlib.metadata
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import resource
+import signal
+import subprocess
+import sys
 import time
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +37,8 @@ import h5py
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from scipy import ndimage, optimize, signal
+from scipy import ndimage, optimize
+from scipy.signal import windows
 
 from tomopipe.functions.center_trials import quick_reconstruction
 from tomopipe.functions.preprocessing.center_correlation import correlation_over_pairs
@@ -55,7 +59,7 @@ REAL_SCANS = (("tooth.h5", (0, 1), 295.9), ("dls_24737.h5", (52, 67, 82, 97, 112
 """File, rows, and the centre whose slices are sharpest."""
 
 ANGLES = {512: 721, 1024: 1441, 2048: 1801}
-_PATIENCE_COLUMNS = 1024
+_PATIENCE_COLUMNS = 512
 _PATIENCE_SECONDS = 420.0
 _UPSAMPLING = 8
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)
@@ -185,11 +189,14 @@ def errors_of(values: list[float]) -> dict[str, float]:
 
 def seeds_used(first_seed: int, scans: int) -> dict[str, Any]:
     """Which scans these were, and whether the confidence had seen them."""
-    fresh = "were not seen" if first_seed >= FITTED_SEEDS else "were seen (in part)"
+    if first_seed >= FITTED_SEEDS:
+        seen = "Fresh scans: none was seen when the constants of the confidence were fitted"
+    else:
+        seen = "Some or all of these scans were seen when the constants of the confidence were fitted"
     return {
         "scans": scans,
         "first_seed": first_seed,
-        "seeds": f"These scans {fresh} when the constants of the confidence were fitted (seeds below {FITTED_SEEDS}).",
+        "seeds": f"{seen} (seeds below {FITTED_SEEDS}). Replaces what this file said of any other scans.",
     }
 
 
@@ -258,7 +265,7 @@ def phase_correlation(
     """
     columns = first.shape[1]
     length = 2 * scipy.fft.next_fast_len(columns, real=True)
-    window = signal.windows.tukey(columns, tapered)
+    window = windows.tukey(columns, tapered)
     a, b = (
         scipy.fft.rfft((image - image.mean(axis=1, keepdims=True)) * window, length, axis=1)
         for image in (first.astype(np.float64), second[:, ::-1].astype(np.float64))
@@ -277,12 +284,12 @@ def band_passed_coefficient(
     first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]], search: tuple[float, float]
 ) -> CenterEstimate:
     """The correlation coefficient without the coarse contrast: sigma 1.5 less sigma 6 pixels."""
-    fine = (
-        ndimage.gaussian_filter1d(image, 1.5, axis=1, mode="nearest")
-        - ndimage.gaussian_filter1d(image, 6, axis=1, mode="nearest")
-        for image in (first, second)
-    )
-    return find_center_correlation(*fine, search)
+
+    def fine(image: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        narrow, wide = (ndimage.gaussian_filter1d(image, sigma, axis=1, mode="nearest") for sigma in (1.5, 6))
+        return np.asarray(narrow - wide)
+
+    return find_center_correlation(fine(first), fine(second), search)
 
 
 CORRELATIONS: dict[str, Callable[..., CenterEstimate]] = {
@@ -375,6 +382,22 @@ def timed(who: str, columns: int, angles: int, repeats: int) -> tuple[list[float
     return [seconds for seconds, _ in calls], calls[-1][1] - center
 
 
+def alone(who: str, columns: int, repeats: int) -> tuple[list[float], float] | None:
+    """What `timed` says in a process of its own, whose group (TomoPy starts more) is ended when patience is; None: not here."""
+    arguments = ["--time-one", who, "--widths", str(columns), "--repeats", str(repeats)]
+    command = [sys.executable, __file__, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            said, _ = process.communicate(timeout=_PATIENCE_SECONDS)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise RuntimeError(f"timing {who} failed with exit status {process.returncode}")
+    answer = json.loads(said.splitlines()[-1])
+    return None if answer is None else (answer[0], answer[1])
+
+
 def measure_times(widths: list[int], repeats: int) -> list[dict[str, Any]]:
     """CPU seconds of Vo's method, ours over half the width, theirs over their own defaults (narrower).
 
@@ -387,17 +410,16 @@ def measure_times(widths: list[int], repeats: int) -> list[dict[str, Any]]:
             # Minutes, and its ratio needs no second digit.
             calls = 1 if who != "tomopipe" and columns > _PATIENCE_COLUMNS else repeats
             row: dict[str, Any] = {"columns": columns, "angles": ANGLES[columns], "who": who, "calls": calls}
-            with multiprocessing.get_context("spawn").Pool(1) as process:
-                try:
-                    job = process.apply_async(timed, (who, columns, ANGLES[columns], calls))
-                    seconds, error = job.get(_PATIENCE_SECONDS)
-                except ImportError as missing:
-                    print(f"{who} is not installed: left out ({missing})")
-                    continue
-                except multiprocessing.TimeoutError:
-                    table.append({**row, "remark": f"ended after {_PATIENCE_SECONDS:g} s"})
-                    print(table[-1])
-                    continue
+            try:
+                answer = alone(who, columns, calls)
+            except subprocess.TimeoutExpired:
+                table.append({**row, "remark": f"ended after {_PATIENCE_SECONDS:g} s"})
+                print(table[-1])
+                continue
+            if answer is None:
+                print(f"{who} is not installed: left out")
+                continue
+            seconds, error = answer
             median = float(np.median(seconds))
             ours = ours or median
             row |= {"cpu_s": round(median, 4), "error_px": round(error, 3), "times_ours": round(median / ours, 1)}
@@ -434,8 +456,10 @@ METHODS: dict[str, Callable[[], Method]] = {"tomopipe": _ours, "algotom": _algot
 
 def versions() -> dict[str, str]:
     """Versions of what is installed."""
-    found = {}
-    for name in ("tomopipe", "numpy", "scipy", "numba", "algotom", "tomopy"):
+    # The peers' environment may have the packages' folder only, not what its installation says.
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = {"tomopipe": project["version"]}
+    for name in ("numpy", "scipy", "numba", "algotom", "tomopy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -461,7 +485,14 @@ def main() -> None:
     parser.add_argument("--timings", action="store_true", help="Time Vo's method beside the peers.")
     parser.add_argument("--widths", type=int, nargs="+", default=list(ANGLES), choices=list(ANGLES))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--time-one", choices=list(METHODS), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.time_one:
+        try:
+            print(json.dumps(timed(options.time_one, options.widths[0], ANGLES[options.widths[0]], options.repeats)))
+        except ImportError:
+            print("null")
+        return
     document: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     document.pop("measured", None)  # each part says so itself
     found: dict[str, Any] = {}

@@ -6,6 +6,7 @@ What must be one for the whole scan is worked out here, never from a slab. Check
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -35,10 +36,14 @@ from .preprocessing.rotation_center import (
     suggest_field_of_view,
 )
 from .reconstruction.engines import Engine, get_engine
+from .reconstruction.geometry import angular_weights
+from .reconstruction.settings import DIRECT_ALGORITHMS
 from .scan import Scan
 from .segmentation.thresholds import multi_otsu_thresholds
 from .slabs import denoise_slices, devices_for, sample_rows, slice_reconstructor
 
+_EDGE_SHARE = 0.03  # of the largest line integrals: below it projections end in air
+_WEDGE_DEG = 1.0
 _TRIALS_WIDTH_PX = 6.0
 _TRIALS_STEP_PX = 0.5
 
@@ -118,6 +123,8 @@ def resolve(
     if resolved["field_of_view"] == "double":
         corrector = Corrector(scan, parameters, replace(corrections, joined_at=resolved["center_px"]))
         projections = corrector.join(projections)
+    resolved["padding"] = _padding(projections, parameters.reconstruction)
+    resolved["notes"] += _wedge_notes(corrector.theta_rad)
     device = devices_for(engine.name, parameters.reconstruction.gpu_devices)[0]
     slices = slice_reconstructor(corrector, parameters, resolved, device)(projections)
     sample: dict[str, NDArray[Any]] = {"rows": np.asarray(rows), "projections": projections, "slices": slices, **trials}
@@ -199,6 +206,32 @@ def _find_center(
     if resolved["pixel_size_um"] is not None:
         slices *= np.float32(1e4 / resolved["pixel_size_um"])
     return {"trial_centers": centers, "trial_slices": slices}
+
+
+def _padding(projections: NDArray[np.float32], parameters: ReconstructionParameters) -> str:
+    """What lies beside the field of view: nothing, for iterative methods, where the sample lies inside it.
+
+    They take a margin around the field of view in which nothing counts as measured. Where the projections end at zero
+    that is known, and leaving it open would cost them their grey values.
+    """
+    if parameters.algorithm in DIRECT_ALGORITHMS:
+        return parameters.padding
+    outermost = max(2, projections.shape[2] // 64)
+    edges = [projections[:, :, :outermost].mean(axis=2), projections[:, :, -outermost:].mean(axis=2)]
+    reached = max(float(np.percentile(edge, 95)) for edge in edges)
+    inside = reached < _EDGE_SHARE * float(np.percentile(projections, 99))
+    return "zero" if inside else parameters.padding
+
+
+def _wedge_notes(theta_rad: NDArray[np.float64]) -> list[str]:
+    """A warning where so many neighbouring projections are missing that directions of the sample were not seen."""
+    missing = 180 - math.degrees(float(angular_weights(theta_rad).sum()))
+    if missing < _WEDGE_DEG:
+        return []
+    return [
+        f"projections over {missing:.0f} of 180 degrees are missing: edges along these directions are not there, and direct "
+        f"methods read grey values about {missing / 1.8:.0f} % low; sirt, cgls or tv read them better"
+    ]
 
 
 def _clipped_fraction(corrector: Corrector, rows: list[int], minimum_transmission: float) -> float:

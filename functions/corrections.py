@@ -146,7 +146,10 @@ class Corrector:
         self._phase = self._phase_filter()
         if self._parameters.beam_hardening:
             largest = -math.log(self._parameters.minimum_transmission)
-            check_coefficients(self._parameters.beam_hardening, largest)
+            try:
+                check_coefficients(self._parameters.beam_hardening, largest)
+            except ParameterError as error:
+                raise ParameterError(f"preprocessing.{error}") from None
         self._join = None
         self.theta_rad = np.deg2rad(self.selected.theta_deg)
         if resolved.joined_at is not None:

@@ -41,6 +41,8 @@ from .scan import Scan, ScanQuality, open_scan, validate, validate_scan_id
 from .slabs import devices_for, object_settings, reconstruction_settings
 from .volume import SliceLayout, create_slices, link_projections
 
+_FEWEST_COLUMNS = 4
+
 CAMEL_CASE: dict[Stage, str] = {
     "preprocess": "Preprocess",
     "reconstruct": "Reconstruct",
@@ -133,6 +135,11 @@ def check_scan(scan: Scan, request: Request) -> ScanQuality:
     corrector = Corrector(scan, request.parameters, known(scan, request.parameters))
     corrector.check_flats()
     _, _, columns = corrector.shape
+    if columns < _FEWEST_COLUMNS:
+        raise ParameterError(
+            f"scan.columns, scan.binning: leave projections of {columns} column(s) of {scan.path.name}; at least "
+            f"{_FEWEST_COLUMNS} are needed"
+        )
     center = request.parameters.reconstruction.center
     if center != "auto" and center > columns - 1:
         raise ParameterError(
@@ -219,7 +226,9 @@ def preview_run(scan: Scan, request: Request, scan_folder: Path, raw_bytes: int 
         "projections": f"{angles} of {rows} x {columns} pixels, {scan.dtype.name}",
         "used": used,
         "flats_and_darks": f"{scan.n_flats} and {scan.n_darks}",
-        "theta_deg": f"{scan.theta_deg.min():g} to {scan.theta_deg.max():g}",
+        "theta_deg": "{:g} to {:g}".format(
+            *np.rad2deg([corrector.theta_rad.min(), corrector.theta_rad.max()]).round(4)
+        ),
         "voxel_size_um": "unknown: results in pixels"
         if voxel_size is None
         else " x ".join(f"{e:g}" for e in voxel_size),
@@ -459,6 +468,7 @@ def _digests(checksum: str, request: Request, resolved: dict[str, Any]) -> dict[
         **recipe_values(parameters.reconstruction),
         "engine": resolved["engine"],
         "center": resolved["center_px"],
+        "padding": resolved["padding"],
         "voxel_size_um": resolved["voxel_size_um"],
     }
     # How the centre was looked for makes no difference beside what was found, nor where the map of bad pixels lies.

@@ -198,6 +198,16 @@ class PreprocessingParameters(_Section):
         return name
 
     @model_validator(mode="after")
+    def _material_is_for_phase_retrieval(self) -> PreprocessingParameters:
+        given = [name for name in ("delta_beta", "paganin_alpha") if getattr(self, name) is not None]
+        if given and self.phase_retrieval == "none":
+            raise ValueError(
+                f"preprocessing.{given[0]} has no effect without phase retrieval; set preprocessing.phase_retrieval=paganin, or "
+                "leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stack_is_small(self) -> PreprocessingParameters:
         if self.zinger_neighborhood == "stack" and self.zinger_size != 3:
             raise ValueError(
@@ -208,9 +218,10 @@ class PreprocessingParameters(_Section):
     @model_validator(mode="after")
     def _paganin_is_told_the_material(self) -> PreprocessingParameters:
         if self.phase_retrieval == "paganin" and (self.delta_beta is None) == (self.paganin_alpha is None):
+            given = "none is" if self.delta_beta is None else "both are"
             raise ValueError(
                 "preprocessing.phase_retrieval=paganin needs one of preprocessing.delta_beta (1000 for example) and "
-                "preprocessing.paganin_alpha"
+                f"preprocessing.paganin_alpha; {given} given"
             )
         return self
 
@@ -300,6 +311,16 @@ class ReconstructionParameters(_Section):
         if devices is not None and (not devices or len(set(devices)) != len(devices)):
             raise ValueError("names no device, or one twice; give each device once, or leave the field out")
         return devices
+
+    @model_validator(mode="after")
+    def _bounds_are_for_iterations(self) -> ReconstructionParameters:
+        for name in ("minimum", "maximum", "iterations", "stop_residual"):
+            if getattr(self, name) is not None and self.algorithm in ("fbp", "gridrec", "fourierrec", "lprec"):
+                raise ValueError(
+                    f"reconstruction.{name} has no effect with algorithm {self.algorithm}; leave it out, or take an iterative "
+                    "one, such as sirt"
+                )
+        return self
 
     @model_validator(mode="after")
     def _bounds_are_in_order(self) -> ReconstructionParameters:
@@ -570,6 +591,8 @@ def _first_message(error: ValidationError, model: type[BaseModel], source: str) 
     if not field:
         return f"{source}: {message}"
     value = first["input"]
+    if isinstance(value, Mapping | BaseModel) and message.startswith(field.split(".")[0]):
+        return f"{source}: {message}"
     alternatives = [e["msg"] for e in error.errors(include_url=False)[1:] if _field_location(model, e) == location]
     message = " or ".join(dict.fromkeys([message, *alternatives]))
     return f"{source}: {field}={value!r}: {message[0].lower()}{message[1:]}"

@@ -337,11 +337,12 @@ def slice_reconstructor(
     corrector: Corrector, parameters: Parameters, resolved: Mapping[str, Any], device: Device = CPU
 ) -> SliceReconstructor:
     """Reconstruction of a corrector's projections with a run's resolved values."""
+    padding = resolved.get("padding", parameters.reconstruction.padding)
     return SliceReconstructor(
         corrector.theta_rad,
         corrector.shape[2],
         corrector.center(resolved["center_px"]),
-        parameters.reconstruction,
+        parameters.reconstruction.model_copy(update={"padding": padding}),
         resolved["pixel_size_um"],
         engine_name(resolved),
         device,

@@ -35,9 +35,14 @@ def find_center_correlation(
 
     The second is mirrored and shifted along the columns; the centre is half way to the shift with the largest
     correlation coefficient, which is computed over the columns that overlap (all shifts at once by Fourier transforms),
-    so that a sample that leaves the field of view does not pull it. A parabola gives the fraction of a pixel. Of the
-    forms tried on simulated scans (this; band-passed; phase correlation, which weights all frequencies alike) it erred
-    least (`benchmarks/rotation_center.py`): the others lose to noise what they gain in sharpness.
+    so that a sample that leaves the field of view does not pull it. A parabola gives the fraction of a pixel.
+
+    Phase correlation (Kuglin & Hines 1975: the peak of the inverse transform of the normalised cross-power spectrum) was
+    measured beside it and is worse, because it gives frequencies without contrast the weight of those with: of 100
+    simulated scans it came within half a pixel on 35, and with its band limited, and the rows tapered or not, on 59 at
+    the best; the coefficient on 68 (median errors 2.2, 0.36 and 0.19 pixels), and a band-passed coefficient on 60. On two
+    real scans of little noise the band-limited forms and the coefficient lie within 0.1 pixels of the sharpest centre;
+    without a band limit one is wrong by 24 pixels (`benchmarks/rotation_center.py --correlations`).
 
     Parameters
     ----------

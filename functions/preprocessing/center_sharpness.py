@@ -35,9 +35,11 @@ def find_center_sharpness(
     The metric is the entropy of the slice's histogram (Donath et al. 2006, DOI 10.1364/JOSAA.23.001048), after a
     smoothing (sigma 2 pixels, of the projections, which is the same): with the wrong centre edges double and streaks
     spread the grey levels. Unsmoothed, noise fills the histogram whatever the centre. Of the metrics tried on simulated
-    scans (entropy, negativity, absolute value, variance, gradient energy, each unsmoothed and with sigma 1 to 3) it came
-    within half a pixel most often: 72 %, negativity 56 %, unsmoothed entropy 50 %. Only the disc that the detector sees
-    in all projections counts.
+    scans (entropy, negativity, absolute value, variance, gradient energy, each unsmoothed and with sigma 1 to 3) the
+    smoothed entropy came within half a pixel most often: 76 % with sigma 3, 72 % with sigma 2, negativity 56 % at the
+    best, unsmoothed entropy 50 %. Sigma 2 is taken for its smaller median error (0.121 against 0.145 pixels): on 200
+    further scans it was 0.126 against 0.149, and the answer of all methods together within half a pixel on 77.0 against
+    76.5 %. Only the disc that the detector sees in all projections counts.
 
     Parameters
     ----------

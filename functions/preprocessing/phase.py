@@ -7,6 +7,7 @@ is the transmission, free of dead pixels and NaN; the usual logarithm follows.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ _KEV_M: Final = 1.239841984332003e-9
 _TOLERANCE: Final = 1e-5
 _ALTERNATING_TOLERANCE: Final = 1e-4
 _SHORTEST_REACH: Final = 2
+_SHORTEST_WIDTH: Final = 3  # of a projection, in lengths of the filter
 # Rows that are transformed together are filled up to a multiple of this: wider than any vector of pocketfft, whose
 # left-over transforms go through other code.
 _ROWS_TOGETHER: Final = 16
@@ -112,12 +114,33 @@ class PaganinFilter:
         self.columns = columns
         self.length_um = math.sqrt(wavelength_um(energy_kev) * distance_mm * 1e3 * delta_beta / (4 * math.pi))
         along_row, across_rows = self.length_um / pixel_size_um, self.length_um / spacing
+        if along_row > columns / _SHORTEST_WIDTH:
+            raise ParameterError(
+                f"phase retrieval: with delta_beta {delta_beta:g}, distance_mm {distance_mm:g}, energy_kev {energy_kev:g} and "
+                f"pixel_size_um {pixel_size_um:g} the filter is {along_row:.0f} pixels long, more than a third of the "
+                f"{columns} columns: check their units, or lower delta_beta"
+            )
         self.reach_columns = int(_reaches(np.zeros(1), across_rows, along_row)[0])
         self.width = int(scipy.fft.next_fast_len(columns + 2 * self.reach_columns, real=True))
         frequencies = np.arange(self.width // 2 + 1) / self.width
         reaches = _reaches(frequencies, along_row, across_rows)
         self.reach_rows = int(reaches[0])
-        self.kernels, self.used = _row_kernels(frequencies, reaches, along_row, across_rows)
+        self._kernel_of = (frequencies, reaches, along_row, across_rows)
+
+    @property
+    def kernels(self) -> Array32:
+        """Kernels along the rows, see above."""
+        return self._kernels_and_used[0]
+
+    @property
+    def used(self) -> NDArray[np.int64]:
+        """How many values of each distance are not 0."""
+        return self._kernels_and_used[1]
+
+    @cached_property
+    def _kernels_and_used(self) -> tuple[Array32, NDArray[np.int64]]:
+        # Not before it is filtered: they are large, and checks of a request need their reach alone.
+        return _row_kernels(*self._kernel_of)
 
     def reach(self, start: int, stop: int, rows: int) -> tuple[int, int]:
         """First row, and the one after the last, that rows [start, stop) of a detector with `rows` rows are made of."""

@@ -175,3 +175,8 @@ def test_bad_arguments_are_refused() -> None:
         paganin(transmissions[:, 20:30], 20, 20, 30, 60)
     with pytest.raises(InputError, match=r"rows \[50, 70\)"):
         paganin(transmissions, 0, 50, 70, 60)
+
+
+def test_a_filter_longer_than_a_third_of_the_width_is_refused_at_once() -> None:
+    with pytest.raises(ParameterError, match=r"distance_mm 1e\+06.*pixels long.*check their units"):
+        PaganinFilter(128, pixel_size_um=0.5, energy_kev=25, distance_mm=1e6, delta_beta=1e7)

@@ -12,10 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tomopipe.functions.acquisition import angular_order
 from tomopipe.functions.center_trials import quick_reconstruction
 from tomopipe.functions.errors import InputError, ParameterError
+from tomopipe.functions.preprocessing import center_estimate, center_full_turn
+from tomopipe.functions.preprocessing.center_correlation import correlation_over_pairs
 from tomopipe.functions.preprocessing.rotation_center import (
     LOW_CONFIDENCE,
+    CenterEstimate,
     CenterResult,
     Reconstruct,
     find_center,
@@ -255,6 +259,22 @@ def test_opposite_pairs() -> None:
     assert first[-1] > 170  # spread over the turn
     assert opposite_pairs(np.deg2rad(np.arange(90.0))) == []
     assert opposite_pairs(np.zeros(1)) == []
+
+
+def test_every_pair_has_its_say_whatever_finds_its_centre() -> None:
+    """The median over exact pairs: a third of them may be wrong."""
+    theta = np.arange(36) * np.pi / 18
+    projections = sinograms(theta, 64, 30.2, rows=1, photons=None)
+    projections[:5] = np.roll(projections[:5], 9, axis=2)
+    assert correlation_over_pairs(projections, theta, (16, 47)).center == pytest.approx(30.2, abs=0.1)
+    asked: list[float] = []
+
+    def of_pair(first: NDArray[np.float32], second: NDArray[np.float32], search: tuple[float, float]) -> CenterEstimate:
+        asked.append(float(np.ptp(search)))
+        return CenterEstimate(20.0 + len(asked), 1.0, np.array([20.0]), np.array([0.0]))
+
+    assert correlation_over_pairs(projections, theta, (16, 47), of_pair).center == 29.5
+    assert asked == [31.0] * 18
 
 
 def disagreeing(center: float) -> NDArray[np.float32]:
@@ -594,3 +614,23 @@ def test_a_blocked_view_does_not_move_the_centre() -> None:
     result = find_center(sinograms(kept, 160, 71.4), kept, quick_reconstruction(kept, 160))
     assert result.center == pytest.approx(71.4, abs=0.25)
     assert result.confidence > LOW_CONFIDENCE
+
+
+def test_two_turns_folded_to_one_have_every_angle_twice() -> None:
+    taken = np.arange(360) * 2.0 + 0.1
+    theta = np.deg2rad(angular_order(taken)[1])
+    assert np.median(np.diff(theta)) < 1e-9  # what a step must not be taken for
+    assert center_estimate.angular_step(theta) == pytest.approx(np.deg2rad(2))
+    assert center_full_turn.covers_full_turn(theta)
+    exact = np.sort(np.concatenate([np.arange(0, 360, 2.0)] * 2)) * np.pi / 180
+    for angles in (theta, exact):
+        assert all(abs(abs(angles[second] - angles[first]) - np.pi) < 1e-6 for first, second in opposite_pairs(angles))
+        result = find_center(sinograms(angles, 96, 45.3), angles, quick_reconstruction(angles, 96))
+        assert result.center == pytest.approx(45.3, abs=0.25)
+        assert result.confidence > LOW_CONFIDENCE
+    center, double = wide(exact, 128, 30, "right")
+    assert suggest_field_of_view(double, exact) == "double"
+    assert find_center_360(double, exact).center == pytest.approx(center, abs=0.25)
+    # Nor are angles without any step an error of arithmetic.
+    with pytest.raises(InputError, match=r"cover 0\.0 degrees"):
+        find_center(np.zeros((9, 1, 32), np.float32), np.zeros(9))
