@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from tomopipe.functions.preprocessing.rotation_center import CenterResult, FieldOfView, Reconstruct
     from tomopipe.functions.scan import Scan
 
-_out = Console(highlight=False, soft_wrap=True)
+# What is printed holds paths and commands: no square bracket or colon in them means anything.
+_out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Corrected rows of a scan: projections (angles, rows, columns), angles in radians, and which rows they are."""
+    """Corrected rows of a scan: projections (angles, rows, columns), angles in radians, and which detector rows they are."""
 
     projections: NDArray[np.float32]
     theta_rad: NDArray[np.float64]
@@ -47,7 +48,9 @@ class _Sample:
 
 def center(
     scan: Annotated[Path, typer.Argument(help="Raw scan: Data Exchange or NXtomo HDF5.", metavar="SCAN")],
-    row: Annotated[int | None, typer.Option(help="Detector row to look at; by default some over the height.")] = None,
+    row: Annotated[
+        int | None, typer.Option(help="Detector row of the file to look at; by default some over the height.")
+    ] = None,
     around: Annotated[
         float | None, typer.Option(help="Centre of the trial slices in pixels; by default what was found.")
     ] = None,
@@ -68,6 +71,7 @@ def center(
     ] = False,
 ) -> None:
     """Find a scan's rotation centre by every method, and draw slices with trial centres around it."""
+    from tomopipe.functions.preprocessing.rotation_center import covers_full_turn
     from tomopipe.functions.scan import open_scan, validate
 
     values = read_yaml(parameters) if parameters else {}
@@ -77,13 +81,17 @@ def center(
     _check_picture(picture)
     with open_scan(scan) as opened:
         validate(opened)
-        sample = _sample(opened, chosen, row)
+        sample = _sample(opened, chosen, row, lambda columns: _check_trials(around, width, step, columns))
     field_of_view, result, trouble = _find(sample, chosen, around)
     middle = around if around is not None else result.center if result is not None else None
     assert middle is not None
     centers = _draw(sample, chosen, field_of_view, middle, width, step, None if result is None else result.center, picture,
                     scan.name, whole)  # fmt: skip
-    command = _command(scan, parameters, override or [], middle if around is not None else round(middle, 2))
+    settled = {"reconstruction.center": f"{middle if around is not None else round(middle, 2):.10g}"}
+    if covers_full_turn(sample.theta_rad):
+        # With a centre that is given, the automatic choice could be the other one.
+        settled["scan.field_of_view"] = field_of_view
+    command = _command(scan, parameters, override or [], settled)
     if as_json:
         print(json.dumps(_as_json(sample, field_of_view, result, centers, picture, command)))
         return
@@ -94,8 +102,11 @@ def center(
     _out.print(f"take one with: {command}")
 
 
-def _sample(scan: Scan, parameters: Parameters, row: int | None) -> _Sample:
-    """The corrected rows that are looked at: as `automatic` samples them for a run, or the one asked for."""
+def _sample(scan: Scan, parameters: Parameters, row: int | None, check: Callable[[int], None]) -> _Sample:
+    """The corrected rows that are looked at: as `automatic` samples them for a run, or the one asked for.
+
+    `check` is given the number of their columns before any is read.
+    """
     import numpy as np
 
     from tomopipe.functions.automatic import known
@@ -104,14 +115,36 @@ def _sample(scan: Scan, parameters: Parameters, row: int | None) -> _Sample:
 
     resolved = known(scan, parameters)
     corrector = Corrector(scan, parameters, resolved)
+    _, height, columns = corrector.shape
+    first, binning = corrector.selected.rows[0], parameters.scan.binning
+    if row is not None:
+        _check_row(row, first, first + height * binning, scan.shape[1])
+    check(columns)
     if parameters.preprocessing.flat_field == "dynamic":
         corrector = Corrector(scan, parameters, replace(resolved, eigen_flats=corrector.fit_eigen_flats()))
-    _, height, columns = corrector.shape
-    if row is not None and not 0 <= row < height:
-        raise ParameterError(f"--row {row}: the scan has rows 0 to {height - 1}")
-    rows = sample_rows(height, columns) if row is None else [row]
+    rows = sample_rows(height, columns) if row is None else [(row - first) // binning]
     projections = np.concatenate([corrector.rows(each, each + 1)[0] for each in rows], axis=1)
-    return _Sample(projections, corrector.theta_rad, rows)
+    # Of those that are binned to one, the middle one: given as --row, it leads back to the same.
+    detector_rows = [first + each * binning + binning // 2 for each in rows] if row is None else [row]
+    return _Sample(projections, corrector.theta_rad, detector_rows)
+
+
+def _check_row(row: int, first: int, stop: int, rows: int) -> None:
+    """Refuse a detector row that is not among those from `first` to `stop` that are used."""
+    if not 0 <= row < rows:
+        raise ParameterError(f"--row {row}: the scan has rows 0 to {rows - 1}")
+    if not first <= row < stop:
+        raise ParameterError(
+            f"--row {row}: of the detector the rows {first} to {stop - 1} are used (scan.rows, scan.binning); give one of "
+            "these"
+        )
+
+
+def _check_trials(around: float | None, width: float, step: float, columns: int) -> None:
+    """Refuse trial centres that could not be drawn, before any work."""
+    from tomopipe.functions.center_trials import trial_centers
+
+    trial_centers((columns - 1) / 2 if around is None else around, width, step, columns)
 
 
 def _find(
@@ -212,13 +245,13 @@ def _print(
         print(f"warning: {result.warning}", file=sys.stderr)
 
 
-def _command(scan: Path, parameters: Path | None, overrides: list[str], taken: float) -> str:
-    """How a run is told the centre, with the other parameters given here."""
+def _command(scan: Path, parameters: Path | None, overrides: list[str], settled: Mapping[str, str]) -> str:
+    """How a run is told what was settled here, with the other parameters given here."""
     words = ["tomopipe", "run", str(scan)]
     words += ["--parameters", str(parameters)] if parameters else []
     for text in [
-        *(each for each in overrides if not each.startswith("reconstruction.center=")),
-        f"reconstruction.center={taken:g}",
+        *(each for each in overrides if each.partition("=")[0].strip() not in settled),
+        *(f"{name}={value}" for name, value in settled.items()),
     ]:
         words += ["--set", text]
     return shlex.join(words)

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tomopipe.functions.parameters import STAGES, Parameters
+from tomopipe.functions.parameters import STAGES, Parameters, parse_parameters
 from tomopipe.functions.quantification.document import search_document
 from tomopipe.functions.rundir import RUN_FORMAT, RunDirectory, write_json
 from tomopipe.functions.slabs import Sources
@@ -37,6 +37,20 @@ SIDECAR: dict[str, Any] = {
 }
 KINDS_OF_RUN: dict[str, dict[str, Any]] = {
     "service": {},
+    "iterative, of a part, joined": {
+        "request": {
+            "parameters": parse_parameters(
+                {
+                    "scan": {"binning": 2, "energy_kev": 30, "pixel_size_um": 1.25},
+                    "preprocessing": {"phase_retrieval": "paganin", "delta_beta": 1000},
+                    "reconstruction": {"algorithm": "sirt"},
+                }
+            ).model_dump(mode="json")
+        },
+        "resolved": {"engine": "native", "field_of_view": "double"},
+        "projections": {"shape": [90, 16, 50], "theta_deg": [0.0, 179.0]},
+        "sidecar": {**SIDECAR, "metrics": {"porosity_percent": 25.0}},
+    },
     "no pixel size": {
         "resolved": {"voxel_size_um": None, "pixel_size_um": None},
         "sidecar": {**SIDECAR, "metrics": {"thickness_mean_pixel": 3.5}, "quality": {"warnings": []}},

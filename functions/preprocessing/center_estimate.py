@@ -18,6 +18,7 @@ LOW_CONFIDENCE: Final = 0.8
 """Below this a person should look at trial slices; the result carries a warning."""
 
 _CURVE_REACH_PX: Final = 16.0
+_SAME_ANGLE_RAD: Final = 1e-9 * 2 * math.pi
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,10 @@ def shifts_of(search: tuple[float, float], columns: int) -> NDArray[np.int64]:
 
 
 def angular_step(ascending: NDArray[np.float64]) -> float:
-    """Typical step of angles in ascending order, radians."""
-    return float(np.median(np.diff(ascending)))
+    """Typical step of angles in ascending order, radians: between those that differ, as a second turn may repeat the first."""
+    steps = np.diff(ascending)
+    steps = steps[steps > _SAME_ANGLE_RAD]
+    return float(np.median(steps)) if steps.size else 0.0
 
 
 def check_center_can_be_found(theta_rad: NDArray[np.floating[Any]], columns: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..device import worker_device
+from ..reconstruction.settings import DIRECT_ALGORITHMS
 from ..rundir import RunDirectory
 from ..slabs import Sources
 from .datacite import collected_date, datacite_block
@@ -21,6 +22,8 @@ from .provenance import flow_id_of, parse_time, provenance, utc_text
 SUBJECT_SCHEME = "globus"
 FILE_MANAGER = "https://app.globus.org/file-manager"
 
+# Of the measurement, what a request may know better than the file.
+_CORRECTABLE = ("pixel_size_um", "row_spacing_um", "energy_kev", "distance_mm")
 # The metrics that are asked for most stand first in the sidecar; a document is limited.
 _INTERVALS_MAX = 6
 # Of a text that a file or a warning brings in: the document travels in the flow's state.
@@ -48,8 +51,7 @@ def search_document(
         exist: an index fixes a field's type with the first document that holds it.
     """
     document, run = sources.document, sources.run
-    scan = document["scan"]
-    metadata = {key: _short(value) if isinstance(value, str) else value for key, value in scan["metadata"].items()}
+    metadata = _metadata(document)
     found: dict[str, Any] = {
         "format": DOCUMENT_FORMAT,
         "status": "succeeded",
@@ -65,8 +67,8 @@ def search_document(
             shape=sources.volume_shape,
             formats=_formats(run),
         ),
-        "scan": _scan(metadata),
-        "acquisition": _acquisition(scan),
+        "scan": _scan(document),
+        "acquisition": _acquisition(document),
         "recipe": _recipe(document),
         "request": _request(document),
         "source": _source(document),
@@ -84,7 +86,8 @@ def search_document(
 def taken_over(found: Mapping[str, Any], run: RunDirectory, document: Mapping[str, Any]) -> dict[str, Any]:
     """The document that an earlier run of the recipe made, for a later one that found everything done.
 
-    Numbers and times stay those of the work; who publishes it now, from where, and where it lies are the later run's.
+    Numbers and times stay those of the work; who publishes it now, from where, what is known of the scan, and where the
+    results lie are the later run's.
 
     Parameters
     ----------
@@ -102,6 +105,7 @@ def taken_over(found: Mapping[str, Any], run: RunDirectory, document: Mapping[st
     }
     kept = {name: value for name, value in found["provenance"].items() if name not in ids}
     changed = {
+        "scan": _scan(document),
         "request": _request(document),
         "source": _source(document),
         "provenance": {**{name: value for name, value in ids.items() if value}, **kept},
@@ -110,8 +114,26 @@ def taken_over(found: Mapping[str, Any], run: RunDirectory, document: Mapping[st
     return {**found, **{name: value for name, value in changed.items() if value not in ({}, "")}}
 
 
-def _scan(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file says about the measurement; a start time only where its zone makes it a moment."""
+def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file says about the measurement."""
+    said = document["scan"]["metadata"]
+    return {key: _short(value) if isinstance(value, str) else value for key, value in said.items()}
+
+
+def _corrected(metadata: Mapping[str, Any], wished: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file says about the measurement, with what the request knows better in its place."""
+    better = {name: wished[name] for name in _CORRECTABLE if wished.get(name) is not None}
+    corrected = {**metadata, **better}
+    known = [metadata.get(name) for name in ("row_spacing_um", "pixel_size_um")]
+    if "pixel_size_um" in better and "row_spacing_um" not in better and None not in known:
+        # As for the voxel size: what the file says of the shape of pixels holds for another size, too.
+        corrected["row_spacing_um"] = known[0] * better["pixel_size_um"] / known[1]
+    return corrected
+
+
+def _scan(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the measurement; a start time only where its zone makes it a moment."""
+    metadata = _corrected(_metadata(document), document["request"]["parameters"].get("scan", {}))
     scan = {
         key: value if isinstance(value, str) else float(value)
         for key, value in metadata.items()
@@ -126,7 +148,8 @@ def _scan(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return scan
 
 
-def _acquisition(scan: Mapping[str, Any]) -> dict[str, Any]:
+def _acquisition(document: Mapping[str, Any]) -> dict[str, Any]:
+    scan = document["scan"]
     angles, rows, columns = scan["shape"]
     first, last = scan["theta_deg"]
     numbers = {
@@ -138,6 +161,10 @@ def _acquisition(scan: Mapping[str, Any]) -> dict[str, Any]:
         "theta_first_deg": first,
         "theta_last_deg": last,
     }
+    used = document.get("projections", scan)["shape"]
+    for name, of_file, number in zip(("angles", "rows", "columns"), scan["shape"], used, strict=True):
+        if number != of_file:
+            numbers[f"used_{name}"] = number
     return {
         **{name: float(number) for name, number in numbers.items()},
         "layout": scan["layout"],
@@ -146,21 +173,27 @@ def _acquisition(scan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What was computed how, flat; what was skipped has no field."""
+    """What was computed how, flat; what was skipped, or has no part in it, has no field."""
     request, resolved = document["request"], document["resolved"]
     parameters, skipped = request["parameters"], request["skip"]
     reconstruction = parameters["reconstruction"]
     recipe: dict[str, Any] = {
         "algorithm": reconstruction["algorithm"],
-        "filter": reconstruction["filter"],
         "padding": reconstruction["padding"],
-        "engine": reconstruction["engine"],
+        "engine": resolved.get("engine", reconstruction["engine"]),
         "center_px": float(resolved["center_px"]),
         "center_from": "found" if reconstruction["center"] == "auto" else "given",
         "stripe_removal": parameters["preprocessing"]["stripe_removal"],
         "zinger_threshold": float(parameters["preprocessing"]["zinger_threshold"]),
         "skipped": " ".join(skipped),
+        "field_of_view": resolved.get("field_of_view", ""),
     }
+    if reconstruction["algorithm"] in DIRECT_ALGORITHMS:
+        recipe["filter"] = reconstruction["filter"]
+    if parameters.get("scan", {}).get("binning", 1) > 1:
+        recipe["binning"] = float(parameters["scan"]["binning"])
+    if parameters["preprocessing"].get("phase_retrieval", "none") != "none":
+        recipe["phase_retrieval"] = parameters["preprocessing"]["phase_retrieval"]
     if resolved["voxel_size_um"] is not None:
         recipe["voxel_size_um"] = float(resolved["voxel_size_um"][-1])
     if "denoise" not in skipped:

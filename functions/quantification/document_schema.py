@@ -213,7 +213,7 @@ def _scan() -> dict[str, Any]:
             "start_time_text": _text("When the scan began, in the file's words, where it gives no time zone."),
         },
         [],
-        "What the file says about the measurement.",
+        "What the file says about the measurement, or the request where it knows better.",
     )
 
 
@@ -230,18 +230,30 @@ def _acquisition() -> dict[str, Any]:
     fields = {name: _number(said) for name, said in numbers.items()}
     fields["layout"] = _text("Layout of the file.")
     fields["data_type"] = _text("Type of the raw counts.")
-    return _object(fields, list(fields), "Size and kind of the raw data.")
+    used = {
+        "used_angles": "Projections that slices were made from, where not those of the file.",
+        "used_rows": "Their rows, where a part was used or pixels were binned.",
+        "used_columns": "Their columns, where a part was used, pixels were binned, or halves of a turn were joined.",
+    }
+    return _object(
+        {**fields, **{name: _number(said) for name, said in used.items()}},
+        list(fields),
+        "Size and kind of the raw data, and how much of them was used.",
+    )
 
 
 def _recipe() -> dict[str, Any]:
     return _object(
         {
             "algorithm": _text("Reconstruction algorithm."),
-            "filter": _text("Reconstruction filter."),
+            "filter": _text("Reconstruction filter; iterative algorithms have none."),
             "padding": _text("What lies beside the field of view."),
-            "engine": _text("Implementation that was asked for."),
+            "engine": _text("Implementation that reconstructed."),
             "center_px": _number("Rotation centre."),
             "center_from": _text("found or given."),
+            "field_of_view": _text("standard, or double where the halves of a turn were joined."),
+            "binning": _number("Pixels along rows and columns that were averaged to one, where more than one."),
+            "phase_retrieval": _text("Method of phase retrieval, where there was one."),
             "stripe_removal": _text("Method against ring artefacts."),
             "zinger_threshold": _number("Excess over the median from which a pixel is a zinger."),
             "skipped": _text("Stages left out."),
@@ -256,7 +268,7 @@ def _recipe() -> dict[str, Any]:
             "measured_phase": _number("Phase that is measured."),
             "objects": _text("How objects are separated."),
         },
-        ["algorithm", "filter", "center_px"],
+        ["algorithm", "center_px"],
         "What was computed how.",
     )
 

@@ -33,6 +33,7 @@ _OBJECTS_WITHOUT_SCRIPT = 20
 _PICTURE_BYTES = 150_000
 _THIN_SPACE = "\u202f"
 _DIGITS = 5
+_TURN_DEG = 360.0
 
 _STRUCTURE = ("equivalent_diameter", "thickness", "throat_diameter", "coordination_number")
 _VARIATION = ("profile_z", "representative_volume")
@@ -201,11 +202,13 @@ def _resource(name: str) -> str:
 
 def _head(document: dict[str, Any], sidecar: Mapping[str, Any]) -> str:
     scan, edges = document["scan"], [f"{edge:g}" for edge in sidecar["voxel_size"]]
+    used = document.get("projections", scan)["shape"]
     facts = [
         scan["metadata"].get("sample"),
         scan["metadata"].get("beamline"),
         scan["metadata"].get("start_time"),
-        f"{scan['shape'][0]} projections of {scan['shape'][1]} × {scan['shape'][2]} pixels",
+        _projections(scan["shape"]),
+        f"reconstructed from {_projections(used)}" if used != scan["shape"] else None,
         f"voxel {edges[0] if len(set(edges)) == 1 else ' × '.join(edges)} µm"
         if sidecar["voxel_unit"] == "um"
         else None,
@@ -215,6 +218,10 @@ def _head(document: dict[str, Any], sidecar: Mapping[str, Any]) -> str:
         f'<p class="eyebrow">Tomography report</p><h1>{html.escape(document["scan_id"])}</h1>'
         f'<ul class="facts">{lead}<li>recipe <code>{html.escape(document["recipe_id"])}</code></li></ul>'
     )
+
+
+def _projections(shape: Sequence[int]) -> str:
+    return f"{shape[0]} projections of {shape[1]} × {shape[2]} pixels"
 
 
 # Numbers ----------------------------------------------------------------------------------------------------------------
@@ -357,18 +364,33 @@ def _quality(sidecar: Mapping[str, Any], document: dict[str, Any], charts: Mappi
 
 def _center_trials(sources: Sources) -> str:
     """Trial slices for a person to choose the rotation centre by, where it was found with little confidence."""
-    taken = sources.document["resolved"]["center_px"]
+    resolved = sources.document["resolved"]
+    taken = resolved["center_px"]
     figures = []
     for center, picture in pictures.center_trials(sources):
         caption = f"{center:.2f}{' (taken)' if center == taken else ''}"
-        figures.append(f"<figure><figcaption>{caption}</figcaption>{_image(picture, f'Slice with centre {caption}')}</figure>")
+        figures.append(
+            f"<figure><figcaption>{caption}</figcaption>{_image(picture, f'Slice with centre {caption}')}</figure>"
+        )
     if not figures:
         return ""
+    also = ""
+    field_of_view = resolved.get("field_of_view", "standard")
+    if field_of_view == "double" or _may_be_whole_turn(sources.document):
+        # With a centre that is given, the automatic choice could be the other one.
+        also = f" and <code>scan.field_of_view</code> to <code>{html.escape(field_of_view)}</code>"
     return (
         "<h3>Which rotation centre?</h3><p>The centre was found with little confidence. These are slices of the middle "
-        "sample row with others; if one is sharper, run again with <code>reconstruction.center</code> set to it.</p>"
+        f"sample row with others; if one is sharper, run again with <code>reconstruction.center</code> set to it{also}.</p>"
         f'<div class="trials">{"".join(figures)}</div>'
     )
+
+
+def _may_be_whole_turn(document: Mapping[str, Any]) -> bool:
+    """Whether the projections that are used cover 360 degrees, or so nearly that only their angles could tell."""
+    used = document.get("projections", document["scan"])
+    first, last = used["theta_deg"]
+    return bool((last - first) * (1 + 4 / max(1, used["shape"][0] - 1)) >= _TURN_DEG)
 
 
 # Plots and pictures -----------------------------------------------------------------------------------------------------
@@ -618,10 +640,13 @@ def _provenance(document: dict[str, Any]) -> str:
         "Parameters": document["request"]["parameters"],
         "Resolved": {key: value for key, value in document["resolved"].items() if key not in ("center", "notes")},
         "Scan": {key: value for key, value in document["scan"].items() if key != "quality"},
+        "Projections": document.get("projections", {}),
         "Software": document["software"],
     }
     parts = []
     for name, values in groups.items():
+        if not values:
+            continue
         lines = "".join(
             f"<tr><td>{html.escape(key)}</td><td><code>{html.escape(str(value))}</code></td></tr>"
             for key, value in _flat(values)

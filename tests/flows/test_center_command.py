@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tomopipe.flows.cli import app
 from tomopipe.functions import center_trials
+from tomopipe.functions.corrections import Corrector
 from tomopipe.functions.errors import InputError, ParameterError, ScanError
 from tomopipe.functions.simulation import SimulationSettings, rasterize_attenuation, simulate_scan
 
@@ -84,16 +85,25 @@ def test_a_row_and_centres_of_ones_own(scan: Path, settings: SimulationSettings,
     assert picture.stat().st_size > 1000
 
 
-def test_the_picture_shows_the_slices_with_these_centres(
-    scan: Path, settings: SimulationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[tuple[NDArray[np.float32], NDArray[np.float64], str, float]] = []
+Shown = list[tuple[NDArray[np.float32], NDArray[np.float64], str, float]]
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """What would have been drawn: slices, centres, title, the centre that was taken."""
+    drawn: Shown = []
 
     def sheet(slices: NDArray[np.float32], centers: NDArray[np.float64], title: str, taken: float) -> bytes:
-        shown.append((slices, centers, title, taken))
+        drawn.append((slices, centers, title, taken))
         return b"drawn"
 
     monkeypatch.setattr(center_trials, "contact_sheet", sheet)
+    return drawn
+
+
+def test_the_picture_shows_the_slices_with_these_centres(
+    scan: Path, settings: SimulationSettings, tmp_path: Path, shown: Shown
+) -> None:
     picture = tmp_path / "three.png"
     around = settings.center_px
     done = tomopipe(scan, "--row", 8, "--around", around, "--width", 12, "--step", 6, "-o", picture, "--whole")
@@ -110,6 +120,47 @@ def test_the_picture_shows_the_slices_with_these_centres(
     assert likeness[1] > max(likeness[0], likeness[2]) + 0.05
 
 
+def test_a_row_is_one_of_the_detector(scan: Path, settings: SimulationSettings, tmp_path: Path, shown: Shown) -> None:
+    def slice_of(row: int | None, *words: str) -> NDArray[np.float32]:
+        around = settings.center_px if "scan.binning=2" not in words else (settings.center_px - 0.5) / 2
+        more = ("--width", 1, "--step", 1, "--whole", "--json", "-o", tmp_path / "row.png")
+        done = tomopipe(scan, "--around", around, *(() if row is None else ("--row", row)), *words, *more)
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)
+        assert row is None or found["rows"] == [row]
+        rows.append(found["trial_row"])
+        slices, _, title, _ = shown[-1]
+        assert title.startswith(f"a scan.h5, row {rows[-1]}:")
+        return slices[0]
+
+    rows: list[int] = []
+    part = ("--set", "scan.rows=[5,14]")
+    whole = slice_of(8)
+    np.testing.assert_array_equal(slice_of(8, *part), whole)
+    assert not np.array_equal(slice_of(9, *part), whole)
+    # Rows 7 and 8 are binned to one, and 9 and 10 to the next.
+    binned = slice_of(7, *part, "--set", "scan.binning=2")
+    np.testing.assert_array_equal(slice_of(8, *part, "--set", "scan.binning=2"), binned)
+    assert not np.array_equal(slice_of(9, *part, "--set", "scan.binning=2"), binned)
+    middle = slice_of(None, *part, "--set", "scan.binning=2")
+    assert 9 <= rows[-1] <= 12
+    np.testing.assert_array_equal(slice_of(rows[-1], *part, "--set", "scan.binning=2"), middle)
+    printed = tomopipe(scan, *part, "--row", "6", "-o", tmp_path / "row.png").stdout
+    assert "columns; row 6\n" in printed
+    assert "trial slices of row 6," in printed
+
+
+def test_what_is_printed_can_be_typed_in(scan: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "[red]a:warning:[sheet].png"
+    done = tomopipe(scan, "-o", picture, "--set", "keep=[denoised]", "--set", "reconstruction.center=4", "--row", 8,
+                    "--around", "40.12345", "--step", 3)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    *_, drawn, said = done.stdout.splitlines()
+    assert drawn.endswith(f": {picture}")
+    command = shlex.split(said.removeprefix("take one with: "))
+    assert command[3:] == ["--set", "keep=[denoised]", "--set", "reconstruction.center=40.12345"]
+
+
 def test_a_double_field_of_view_is_told_and_drawn(wide_scan: tuple[Path, float], tmp_path: Path) -> None:
     scan, center = wide_scan
     done = tomopipe(scan, "-o", tmp_path / "wide.png", "--json")
@@ -123,6 +174,10 @@ def test_a_double_field_of_view_is_told_and_drawn(wide_scan: tuple[Path, float],
     assert "double field of view: the halves overlap by" in printed
     standard = tomopipe(scan, "-o", tmp_path / "s.png", "--json", "--set", "scan.field_of_view=standard")
     assert json.loads(standard.stdout)["method"] != "overlap"
+    # With the centre given, a run's automatic choice could be another: it is told.
+    for done, field_of_view in ((found, "double"), (json.loads(standard.stdout), "standard")):
+        words = shlex.split(done["command"])
+        assert [word for word in words if word.startswith("scan.")] == [f"scan.field_of_view={field_of_view}"]
 
 
 def test_half_of_the_angles_are_enough_to_draw(scan: Path, tmp_path: Path) -> None:
@@ -155,6 +210,9 @@ def test_a_doubtful_answer_is_warned_of(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["--row", "16"], r"--row 16: the scan has rows 0 to 15"),
+        (["--row", "3", "--set", "scan.rows=[4,12]"], r"--row 3: of the detector the rows 4 to 11 are used"),
+        (["--row", "12", "--set", "scan.rows=[4,12]"], r"--row 12: .*give one of these"),
+        (["--row", "15", "--set", "scan.rows=[1,16]", "--set", "scan.binning=2"], r"--row 15: .*the rows 1 to 14 are"),
         (["--row", "-1"], r"--row -1"),
         (["--around", "96"], r"--around 96: lies outside the 96 columns"),
         (["--step", "0"], r"--step 0"),
@@ -168,6 +226,8 @@ def test_bad_options_are_refused(
     scan: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # Before any work.
+    monkeypatch.delattr(Corrector, "read")
     done = tomopipe(scan, *words)
     assert isinstance(done.exception, ParameterError), done.output
     with pytest.raises(ParameterError, match=said):

@@ -131,6 +131,75 @@ def test_skipped_stages_and_unknown_pixel_sizes_have_no_fields(tmp_path: Path) -
     assert set(document).isdisjoint({"metrics", "intervals", "quality", "warnings"})
 
 
+def test_the_recipe_says_what_was_done_and_nothing_else(tmp_path: Path) -> None:
+    plain = make_document(tmp_path / "plain", resolved={"engine": "native", "field_of_view": "standard"})["recipe"]
+    assert (plain["engine"], plain["filter"], plain["field_of_view"]) == ("native", "shepp", "standard")
+    assert set(plain).isdisjoint({"binning", "phase_retrieval"})
+    wished = {
+        "scan": {"binning": 2},
+        "preprocessing": {"phase_retrieval": "paganin", "delta_beta": 1000},
+        "reconstruction": {"algorithm": "sirt"},
+    }
+    request = {"parameters": parse_parameters(wished).model_dump(mode="json")}
+    resolved = {"engine": "astra", "field_of_view": "double"}
+    recipe = make_document(tmp_path / "more", request=request, resolved=resolved)["recipe"]
+    assert (recipe["algorithm"], recipe["engine"], recipe["field_of_view"]) == ("sirt", "astra", "double")
+    assert (recipe["binning"], recipe["phase_retrieval"]) == (2.0, "paganin")
+    assert "filter" not in recipe
+
+
+@pytest.mark.parametrize("algorithm", ["fbp", "gridrec", "fourierrec", "lprec"])
+def test_direct_algorithms_have_a_filter(tmp_path: Path, algorithm: str) -> None:
+    wished = {"reconstruction": {"algorithm": algorithm, "filter": "hann"}}
+    request = {"parameters": parse_parameters(wished).model_dump(mode="json")}
+    assert make_document(tmp_path / "run", request=request)["recipe"]["filter"] == "hann"
+
+
+def test_what_was_used_of_the_scan(tmp_path: Path) -> None:
+    used = {"used_angles", "used_rows", "used_columns"}
+    assert not used & set(make_document(tmp_path / "old")["acquisition"])
+    whole = make_document(tmp_path / "whole", projections={"shape": [180, 32, 64], "theta_deg": [0.0, 179.0]})
+    assert not used & set(whole["acquisition"])
+    part = make_document(tmp_path / "part", projections={"shape": [90, 32, 101], "theta_deg": [0.0, 179.0]})
+    acquisition = part["acquisition"]
+    assert {name: acquisition[name] for name in used & set(acquisition)} == {"used_angles": 90.0, "used_columns": 101.0}
+    assert [acquisition[name] for name in ("angles", "rows", "columns")] == [180.0, 32.0, 64.0]
+
+
+def test_the_request_knows_the_measurement_better_than_the_file(tmp_path: Path) -> None:
+    of_file = {
+        "energy_kev": 25.0,
+        "pixel_size_um": 1.5,
+        "row_spacing_um": 3.0,
+        "distance_mm": 80.0,
+        "magnification": 5.0,
+    }
+
+    def scan_of(**wished: float) -> dict[str, Any]:
+        parameters = parse_parameters({"scan": wished}).model_dump(mode="json")
+        root = tmp_path / ("-".join(wished) or "none")
+        found: dict[str, Any] = make_document(root, metadata=of_file, request={"parameters": parameters})["scan"]
+        return found
+
+    assert scan_of() == of_file
+    assert scan_of(energy_kev=30) == {**of_file, "energy_kev": 30.0}
+    assert scan_of(distance_mm=100) == {**of_file, "distance_mm": 100.0}
+    # Pixels keep their shape, as those of the volume do.
+    assert scan_of(pixel_size_um=1) == {**of_file, "pixel_size_um": 1.0, "row_spacing_um": 2.0}
+    both = {"pixel_size_um": 1.0, "row_spacing_um": 1.0}
+    assert scan_of(**both) == {**of_file, **both}
+
+
+def test_documents_of_runs_from_before_are_made(tmp_path: Path) -> None:
+    """A `run.json` whose parameters know nothing of regions, binning and phase retrieval."""
+    parameters = Parameters().model_dump(mode="json")
+    del parameters["scan"]
+    del parameters["preprocessing"]["phase_retrieval"]
+    recipe = make_document(tmp_path / "run", request={"parameters": parameters})["recipe"]
+    assert recipe["engine"] == "auto"
+    assert set(recipe).isdisjoint({"field_of_view", "binning", "phase_retrieval"})
+
+
 def test_it_stays_small_whatever_the_file_says(tmp_path: Path) -> None:
     metadata = dict.fromkeys(("sample", "proposal", "experimenter", "beamline"), "x" * 100000)
     every = [name.rpartition(".")[::2] for name in document_fields() if "_pixel" not in name]
@@ -335,5 +404,8 @@ def test_a_later_run_that_found_everything_done_publishes_as_itself(tmp_path: Pa
     assert found["links"]["report"] == "https://g-2.data.example.org/results/shale/0123456789ab/report.html"
     unchanged = set(made) - {"provenance", "links"}
     assert {name: found[name] for name in unchanged} == {name: made[name] for name in unchanged}
+    parameters = parse_parameters({"scan": {"energy_kev": 30}}).model_dump(mode="json")
+    corrected = taken_over(made, RunDirectory(tmp_path / "run"), run_document(request={"parameters": parameters}))
+    assert corrected["scan"] == {**made["scan"], "energy_kev": 30.0}
     on_one_machine = taken_over(made, RunDirectory(tmp_path / "run"), run_document(provenance=LOCAL))
     assert "flow_id" not in on_one_machine["provenance"]

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -30,6 +31,8 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"'"
 
 class Scan:
     """Raw counts of a scan of `SHAPE[0]` rows."""
+
+    shape = (30, SHAPE[0], SHAPE[2])
 
     def read_projections(self, start: int, stop: int) -> np.ndarray:
         return np.full((stop - start, SHAPE[0], SHAPE[2]), 600, np.uint16)
@@ -102,6 +105,7 @@ def make_run(root: Path, text: str = "foam", objects: int = 30, skip: tuple[str,
     run.write_receipt("segment", 0, SHAPE[0], {"digest": "", "seconds": 1.5})
     sources = Sources(run)
     sources.__dict__["scan"] = Scan()
+    sources.__dict__["correctors"] = [SimpleNamespace(selected=Scan())]
     return sources
 
 
@@ -314,6 +318,56 @@ def test_pictures_keep_the_shape_of_the_voxels(full: tuple[Sources, str, Page]) 
     )
     found = {plane: (float(grow), float(ratio)) for plane, grow, ratio in ratios}
     assert found == {"xy": (1, 1), "xz": (0.8333, 0.83333), "yz": (0.8333, 0.83333)}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_projections_that_are_used_are_told_where_they_are_others(tmp_path: Path) -> None:
+    sources = make_run(tmp_path)
+    of_scan = "30 projections of 12 × 20 pixels"
+    _, old = write(sources, make_sidecar())
+    assert of_scan in old.text
+    assert "reconstructed from" not in old.text
+    assert "Projections" not in old.texts
+    sources.document["projections"] = {"shape": [30, 12, 20], "theta_deg": [0.0, 174.0]}
+    _, same = write(sources, make_sidecar())
+    assert "reconstructed from" not in same.text
+    sources.document["projections"] = {"shape": [15, 6, 19], "theta_deg": [1.25, 173.5]}
+    text, page = write(sources, make_sidecar())
+    assert f"<li>{of_scan}</li><li>reconstructed from 15 projections of 6 × 19 pixels</li>" in text
+    assert "Projections" in page.texts
+    group = text.split("<summary>Projections</summary>")[1].split("</details>")[0]
+    assert "<td>theta_deg</td><td><code>[1.25, 173.5]</code></td>" in group
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("of_scan", "used", "field_of_view", "said"),
+    [
+        ([0.0, 174.0], None, None, None),
+        ([0.0, 348.0], None, None, "standard"),
+        ([0.0, 348.0], [0.0, 348.0], "standard", "standard"),
+        ([0.0, 348.0], [0.0, 168.0], "standard", None),
+        ([0.0, 348.0], [0.0, 168.0], "double", "double"),
+    ],
+)
+def test_a_centre_is_given_with_the_field_of_view_of_a_whole_turn(
+    tmp_path: Path, of_scan: list[float], used: list[float] | None, field_of_view: str | None, said: str | None
+) -> None:
+    sources = make_run(tmp_path)
+    with h5py.File(sources.run.sample, "w") as file:
+        file["trial_centers"], file["trial_slices"] = [9.2, 10.2, 11.2], np.zeros((3, 8, 8), np.float32)
+    sources.document["scan"]["theta_deg"] = of_scan
+    if used is not None:
+        shape = [15 if used != of_scan else 30, SHAPE[0], SHAPE[2]]
+        sources.document["projections"] = {"shape": shape, "theta_deg": used}
+    if field_of_view is not None:
+        sources.document["resolved"]["field_of_view"] = field_of_view
+    text, page = write(sources, make_sidecar())
+    assert "10.20 (taken)" in page.text
+    asked = re.search(r"run again with (.*?)\.</p>", text)
+    assert asked is not None
+    also = "" if said is None else f" and <code>scan.field_of_view</code> to <code>{said}</code>"
+    assert asked[1] == f"<code>reconstruction.center</code> set to it{also}"
 
 
 @pytest.mark.usefixtures("undrawn")
