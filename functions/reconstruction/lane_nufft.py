@@ -354,9 +354,9 @@ def _taper(columns: int, width: int) -> Floats:
 def compiled_before() -> bool:
     """Whether the kernels of this installation were compiled before: numba keeps them where `NUMBA_CACHE_DIR` says, else beside
     this file."""
-    line = _store_pixels.py_func.__code__.co_firstlineno
-    kept = Path(_store_pixels.stats.cache_path).glob(f"{__name__.rpartition('.')[2]}._store_pixels-{line}.*.nbi")
-    return any(kept)
+    folder, line = _store_pixels.stats.cache_path, _store_pixels.py_func.__code__.co_firstlineno
+    name = f"{__name__.rpartition('.')[2]}._store_pixels-{line}.*.nbi"
+    return folder is not None and any(Path(folder).glob(name))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
