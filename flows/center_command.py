@@ -202,11 +202,13 @@ def _draw(
     if field_of_view == "double":
         widest = joined_columns(sinogram.shape[1], centers)
         reconstruct = joined_reconstruction(
-            sample.theta_rad, filter_name=filter_name, padding=wished.padding, width=widest
+            sample.theta_rad, filter_name=filter_name, padding=wished.plain_padding, width=widest
         )
     else:
         widest = sinogram.shape[1]
-        reconstruct = quick_reconstruction(sample.theta_rad, widest, filter_name=filter_name, padding=wished.padding)
+        reconstruct = quick_reconstruction(
+            sample.theta_rad, widest, filter_name=filter_name, padding=wished.plain_padding
+        )
     detail = liveliest_detail(trial_slices(sinogram, reconstruct, centers[len(centers) // 2 :][:1])[0])
     shown = trial_slices(sinogram, reconstruct, centers, None if whole else detail)
     part = "" if whole or detail.size == widest else f", detail at row {detail.row}, column {detail.column}"

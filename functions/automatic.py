@@ -42,6 +42,7 @@ from .scan import Scan
 from .segmentation.thresholds import multi_otsu_thresholds
 from .slabs import denoise_slices, devices_for, sample_rows, slice_reconstructor
 
+_CYLINDER_ALGORITHMS = frozenset({"fourierrec", "gridrec"})
 _EDGE_SHARE = 0.03  # of the largest line integrals: below it projections end in air
 _WEDGE_DEG = 1.0
 _TRIALS_WIDTH_PX = 6.0
@@ -190,7 +191,7 @@ def _find_center(
     if resolved["field_of_view"] == "double":
         result = find_center_360(projections, theta)
     else:
-        quick = quick_reconstruction(theta, columns, padding=wished.padding)
+        quick = quick_reconstruction(theta, columns, padding=wished.plain_padding)
         result = find_center(projections, theta, quick, search_share=wished.center_search)
     resolved["center_px"] = round(result.center, 2)
     resolved["center"] = _center_summary(result)
@@ -199,7 +200,7 @@ def _find_center(
         return {}
     centers = trial_centers(resolved["center_px"], _TRIALS_WIDTH_PX, _TRIALS_STEP_PX, columns)
     if resolved["field_of_view"] == "double":
-        quick = joined_reconstruction(theta, padding=wished.padding, width=joined_columns(columns, centers))
+        quick = joined_reconstruction(theta, padding=wished.plain_padding, width=joined_columns(columns, centers))
     sinogram = projections[:, projections.shape[1] // 2]
     detail = liveliest_detail(trial_slices(sinogram, quick, centers[len(centers) // 2 :][:1])[0])
     slices = trial_slices(sinogram, quick, centers, detail)
@@ -209,18 +210,20 @@ def _find_center(
 
 
 def _padding(projections: NDArray[np.float32], parameters: ReconstructionParameters) -> str:
-    """What lies beside the field of view: nothing, for iterative methods, where the sample lies inside it.
+    """What lies beside the field of view, by whether the sample reaches beyond it.
 
-    They take a margin around the field of view in which nothing counts as measured. Where the projections end at zero
-    that is known, and leaving it open would cost them their grey values.
+    Iterative methods take a margin around the field of view in which nothing counts as measured. Where the projections end
+    in air that is known, and leaving it open would cost them their grey values.
     """
-    if parameters.algorithm in DIRECT_ALGORITHMS:
+    if parameters.padding != "auto":
         return parameters.padding
     outermost = max(2, projections.shape[2] // 64)
     edges = [projections[:, :, :outermost].mean(axis=2), projections[:, :, -outermost:].mean(axis=2)]
     reached = max(float(np.percentile(edge, 95)) for edge in edges)
     inside = reached < _EDGE_SHARE * float(np.percentile(projections, 99))
-    return "zero" if inside else parameters.padding
+    if parameters.algorithm not in DIRECT_ALGORITHMS:
+        return "zero" if inside else "edge"
+    return "cylinder" if parameters.algorithm in _CYLINDER_ALGORITHMS and not inside else "edge"
 
 
 def _wedge_notes(theta_rad: NDArray[np.float64]) -> list[str]:

@@ -286,7 +286,7 @@ def inspect_scan(
         digests = _digests(checksum, request, resolved)
         recipe_id = digest_of(digests)[:12]
         run = RunDirectory(scan_folder / recipe_id)
-        plan = _plan(corrector, request, _made_slab_rows(run))
+        plan = _plan(corrector, request, _made_slab_rows(run), resolved["padding"])
         angles, rows, columns = corrector.shape
         if request.runs("segment"):  # again, for a field of view may have become wider
             _check_quantification(corrector.shape, request, plan.memory_bytes)
@@ -412,9 +412,11 @@ def software() -> dict[str, str]:
     return {**versions, "python": platform.python_version(), "machine": platform.machine()}
 
 
-def _plan(corrector: Corrector, request: Request, made_slab_rows: int | None) -> Plan:
+def _plan(corrector: Corrector, request: Request, made_slab_rows: int | None, padding: str | None = None) -> Plan:
     angles, _, columns = corrector.shape
     parameters = request.parameters.reconstruction
+    if padding is not None:
+        parameters = parameters.model_copy(update={"padding": padding})
     return make_plan(
         corrector.shape,
         corrector.row_bytes,

@@ -253,8 +253,11 @@ class ReconstructionParameters(_Section):
         lt=0.5,
         description="How far from the middle the centre is looked for, as a share of the detector's width.",
     )
-    padding: Literal["edge", "zero"] = Field(
-        "edge", description="What lies beside the field of view: its edge value, or nothing."
+    padding: Literal["auto", "edge", "zero", "cylinder"] = Field(
+        "auto",
+        description="What lies beside the field of view: its edge value, nothing, or (fourierrec, gridrec) what a cylinder "
+        "would show there. auto: cylinder where the sample reaches beyond the field of view and the method has it; else "
+        "edge, and zero for iterative methods where it does not reach beyond.",
     )
     projector: Literal["auto", "line", "fourier"] = Field(
         "auto",
@@ -305,12 +308,25 @@ class ReconstructionParameters(_Section):
         json_schema_extra=_EXECUTION,
     )  # fmt: skip
 
+    @property
+    def plain_padding(self) -> str:
+        """Padding before it is known whether the sample reaches beyond the field of view."""
+        return "edge" if self.padding == "auto" else self.padding
+
     @field_validator("gpu_devices")
     @classmethod
     def _distinct_devices(cls, devices: list[int] | None) -> list[int] | None:
         if devices is not None and (not devices or len(set(devices)) != len(devices)):
             raise ValueError("names no device, or one twice; give each device once, or leave the field out")
         return devices
+
+    @model_validator(mode="after")
+    def _cylinder_is_for_gridding(self) -> ReconstructionParameters:
+        if self.padding == "cylinder" and self.algorithm not in ("gridrec", "fourierrec"):
+            raise ValueError(
+                f"reconstruction.padding=cylinder: {self.algorithm} has it not; take fourierrec, or leave padding at auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _bounds_are_for_iterations(self) -> ReconstructionParameters:

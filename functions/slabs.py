@@ -111,7 +111,7 @@ def reconstruction_settings(
         filter_name=parameters.filter,
         filter_cutoff=parameters.filter_cutoff,
         filter_order=parameters.filter_order,
-        padding=parameters.padding,
+        padding=parameters.plain_padding,
         projector=None if parameters.projector == "auto" else parameters.projector,
         iterations=parameters.iterations,
         stop_residual=parameters.stop_residual,
@@ -337,7 +337,7 @@ def slice_reconstructor(
     corrector: Corrector, parameters: Parameters, resolved: Mapping[str, Any], device: Device = CPU
 ) -> SliceReconstructor:
     """Reconstruction of a corrector's projections with a run's resolved values."""
-    padding = resolved.get("padding", parameters.reconstruction.padding)
+    padding = resolved.get("padding", parameters.reconstruction.plain_padding)
     return SliceReconstructor(
         corrector.theta_rad,
         corrector.shape[2],

@@ -6,6 +6,7 @@ what each step does, and its parameters, is said there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -272,7 +273,7 @@ def _check_frames(projections: torch.Tensor, *frames: Any) -> None:
 
 
 def _angles_at_a_time(projections: torch.Tensor) -> Iterator[slice]:
-    step = max(1, _CHUNK_VALUES // max(1, projections[0].numel()))
+    step = max(1, _CHUNK_VALUES // max(1, math.prod(projections.shape[1:])))
     for first in range(0, len(projections), step):
         yield slice(first, first + step)
 

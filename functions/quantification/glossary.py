@@ -191,7 +191,12 @@ _ENTRIES = tuple(
             "Voxels of the sample whose grey value lies within the noise of a threshold.",
             5,
         ),
-        ("center_confidence", "Confidence of the rotation centre", "About the chance that it is right to half a pixel.", 5),
+        (
+            "center_confidence",
+            "Confidence of the rotation centre",
+            "About the chance that it is right to half a pixel.",
+            5,
+        ),
         ("saturated_fraction", "Saturated raw pixels", "Share of raw pixels at the detector's maximum.", 5),
         ("clipped_fraction", "Clipped raw pixels", "Share of pixels below the smallest transmission allowed.", 5),
         ("nonfinite_count", "Raw pixels without a value", "Raw pixels that were NaN or infinite, and were mended.", 5),

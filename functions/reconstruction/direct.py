@@ -13,18 +13,17 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
-from numba import njit
 
 from ..errors import InputError, ParameterError
+from .extrapolation import ExtensionPlan, extend_rows, extension_plan
 from .filters import ramp_filter
-from .geometry import angular_weights, check_angles
+from .geometry import angular_weights, check_angles, checked_centers
 from .lane_fft import fast_length
-from .threads import thread_count
+from .lane_nufft import Spares
 
-PaddingName = Literal["edge", "zero"]
+PaddingName = Literal["edge", "zero", "cylinder"]
 PADDINGS: tuple[str, ...] = get_args(PaddingName)
-CHUNK_BYTES = 2**20  # of projections filtered at a time: fits a core's cache
+TAKES_PADDED = frozenset({"FourierGridding"})  # methods whose `_reconstruct` takes projections that are padded already
 
 Floats = npt.NDArray[np.float32]
 Complexes = npt.NDArray[np.complex64]
@@ -41,7 +40,8 @@ class DirectReconstructor(ABC):
     center : rotation axis in pixels, one for all rows or one a row; may be given with each call instead
     filter_name, filter_cutoff, filter_order : see `filters.ramp_filter`
     padding : what lies beside the detector: ``edge`` repeats the outermost values (no bright rim where the sample is
-        wider than the field of view), ``zero`` is exact for a sample inside it
+        wider than the field of view, but an offset and cupping), ``cylinder`` continues each projection as that of a
+        cylinder (see `extrapolation`; `TAKES_PADDED` methods only), ``zero`` is exact for a sample inside it
 
     Raises
     ------
@@ -68,6 +68,8 @@ class DirectReconstructor(ABC):
             raise ParameterError(f"reconstruction.padding is {padding!r}; it must be one of {', '.join(PADDINGS)}")
         if columns < 2:
             raise InputError(f"projections are {columns} columns wide; needed are at least 2")
+        if padding == "cylinder" and type(self).__name__ not in TAKES_PADDED:
+            raise ParameterError("reconstruction.padding is 'cylinder', which fbp has not; take edge, or fourierrec")
         self.columns = columns
         self.center = center
         self._theta = check_angles(theta_rad)
@@ -75,6 +77,10 @@ class DirectReconstructor(ABC):
         self._padded = padded_length(columns)
         self._response = ramp_filter(self._padded, filter_name, filter_cutoff, filter_order).astype(np.float64)
         self._pad_with_edge = padding == "edge"
+        self._extension: ExtensionPlan | None = None
+        if padding == "cylinder":
+            self._extension = extension_plan(columns, self._padded)
+            self._extended = Spares(self._theta.size * self.lanes * self._padded)
         self._circle = circle_columns(columns)
 
     def __call__(self, projections: Floats, *, center: Center | None = None, out: Floats | None = None) -> Floats:
@@ -84,7 +90,6 @@ class DirectReconstructor(ABC):
         ----------
         projections : (angles, rows, columns) float32, line integrals, dimensionless
         center : instead of the center given before; pixels, one for all rows or (rows,)
-
         out : (rows, columns, columns) float32, C-contiguous, overwritten: saves the cost of fresh memory; None makes a
             new array
 
@@ -109,7 +114,10 @@ class DirectReconstructor(ABC):
         rows = projections.shape[1]
         centers = self._centers(self.center if center is None else center, rows)
         slices = self._slices(out, rows)
-        self._reconstruct(projections, centers, slices)
+        if self._extension is None:
+            self._reconstruct(projections, centers, slices)
+        else:
+            self._reconstruct_extended(projections, centers, slices, self._extension)
         return slices
 
     @classmethod
@@ -121,6 +129,18 @@ class DirectReconstructor(ABC):
     def _reconstruct(self, projections: Floats, centers: npt.NDArray[np.float64], slices: Floats) -> None:
         """Fill `slices`, `lanes` rows at a time."""
 
+    def _reconstruct_extended(
+        self, projections: Floats, centers: npt.NDArray[np.float64], slices: Floats, plan: ExtensionPlan
+    ) -> None:
+        angles, rows, _ = projections.shape
+        memory = self._extended.take()
+        for first in range(0, rows, self.lanes):
+            last = min(first + self.lanes, rows)
+            wide = memory[: angles * (last - first) * plan.padded].reshape(angles, last - first, plan.padded)
+            extend_rows(projections, first, last, plan, wide)
+            self._reconstruct(wide, centers[first:last], slices[first:last])
+        self._extended.give(memory)
+
     def _slices(self, out: Floats | None, rows: int) -> Floats:
         shape = (rows, self.columns, self.columns)
         if out is None:
@@ -130,24 +150,7 @@ class DirectReconstructor(ABC):
         return out
 
     def _centers(self, center: Center | None, rows: int) -> npt.NDArray[np.float64]:
-        if center is None:
-            raise ParameterError("reconstruction.center is missing; give the rotation axis in pixels")
-        centers = np.asarray(center, dtype=np.float64)
-        if centers.shape not in ((), (rows,)):
-            raise ParameterError(
-                f"reconstruction.center has shape {centers.shape}; "
-                f"needed is one for all rows or one for each of {rows} rows"
-            )
-        if not np.all((centers >= -0.5) & (centers <= self.columns - 0.5)):
-            raise ParameterError(
-                f"reconstruction.center is {center}; it must lie on the detector, 0 to {self.columns - 1} pixels"
-            )
-        return np.broadcast_to(centers, (rows,))
-
-    def _angle_chunks(self) -> list[tuple[int, int]]:
-        """Ranges of angles to filter at a time, the same for any rows and threads: an FFT's bits may depend on them."""
-        chunk = max(1, CHUNK_BYTES // _padded_bytes(self.columns, self.lanes))
-        return [(first, min(first + chunk, self._theta.size)) for first in range(0, self._theta.size, chunk)]
+        return np.broadcast_to(checked_centers(center, rows, self.columns), (rows,))
 
     def _gains(self, centers: npt.NDArray[np.float64], axis_column: float) -> Complexes:
         """Filter that also moves each lane's rotation axis to `axis_column`: (padded // 2 + 1, lanes) complex64."""
@@ -157,19 +160,6 @@ class DirectReconstructor(ABC):
             gains[:, lane] = self._response * np.exp(2j * np.pi * cycles * (center - axis_column))
         return gains
 
-    def _filtered_spectra(self, projections: Floats, rows: slice, first: int, last: int, gains: Complexes) -> Complexes:
-        """Weighted, filtered half spectra of a chunk of angles: (last - first, padded // 2 + 1, lanes) complex64."""
-        padded = np.empty((last - first, self._padded, self.lanes), dtype=np.float32)
-        _gather_lanes(projections, first, rows.start, rows.stop, self._pad_with_edge, padded)
-        spectra: Complexes = scipy.fft.rfft(padded, axis=1, workers=1, overwrite_x=True)
-        _apply_gains(spectra, gains, self._angular_weights[first:last])
-        return spectra
-
-
-def filtering_bytes(columns: int, lanes: int) -> int:
-    """Memory that filtering projections takes: in each thread the padded lines, their spectra and the result."""
-    return 3 * thread_count() * max(CHUNK_BYTES, _padded_bytes(columns, lanes))
-
 
 def padded_length(columns: int) -> int:
     """Length to which projections are padded, quick to transform.
@@ -177,10 +167,6 @@ def padded_length(columns: int) -> int:
     At least twice the width: filtering does not wrap around for any pixel that all projections see.
     """
     return fast_even_length(2 * columns)
-
-
-def _padded_bytes(columns: int, lanes: int) -> int:
-    return padded_length(columns) * lanes * 4
 
 
 def fast_even_length(least: int) -> int:
@@ -192,31 +178,3 @@ def circle_columns(columns: int) -> npt.NDArray[np.int64]:
     """First and one past the last column inside the reconstructed circle in each image row: (columns, 2) int64."""
     reach = [math.isqrt(columns**2 - (2 * row - columns + 1) ** 2) for row in range(columns)]
     return np.array([((columns - half) // 2, (columns - 1 + half) // 2 + 1) for half in reach], dtype=np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _gather_lanes(
-    projections: Floats, first_angle: int, first_row: int, last_row: int, pad_with_edge: bool, padded: Floats
-) -> None:
-    columns = projections.shape[2]
-    angles, length, lanes = padded.shape
-    right = columns + (length - columns) // 2  # from here on the padding belongs to the left edge (circular)
-    for angle in range(angles):
-        for lane in range(lanes):
-            if first_row + lane >= last_row:
-                padded[angle, :, lane] = 0
-                continue
-            line = projections[first_angle + angle, first_row + lane]
-            for column in range(columns):
-                padded[angle, column, lane] = line[column]
-            padded[angle, columns:right, lane] = line[columns - 1] if pad_with_edge else 0
-            padded[angle, right:, lane] = line[0] if pad_with_edge else 0
-
-
-@njit(cache=True, nogil=True)
-def _apply_gains(spectra: Complexes, gains: Complexes, weights: Floats) -> None:
-    angles, frequencies, lanes = spectra.shape
-    for angle in range(angles):
-        for frequency in range(frequencies):
-            for lane in range(lanes):
-                spectra[angle, frequency, lane] *= gains[frequency, lane] * weights[angle]

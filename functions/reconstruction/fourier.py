@@ -16,10 +16,11 @@ from numba import njit
 
 from ..errors import InputError, ParameterError
 from .direct import Center, DirectReconstructor, Floats, circle_columns, padded_length
-from .geometry import check_angles
+from .geometry import check_angles, check_projector_centers
+from .lane_arrays import checked_input, checked_output
 from .lane_fft import ELEMENT, LanePlan, half_to_packed, make_plan, real_roots, transform
 from .lane_nufft import SliceTransform, Spares, grid_width
-from .lane_vectors import LANES, aligned_empty, load, spread, store, transpose
+from .lane_vectors import LANES, load, spread, store, transpose
 from .threads import run_in_threads, thread_count
 
 ANGLES_A_TASK = 8
@@ -103,7 +104,7 @@ class FourierProjector:
     InputError
         angles that cannot be used, fewer than 2 columns
     ParameterError
-        more centers than lanes, or one that is not a finite number
+        more centers than lanes, or one that is not finite or more than a width off the detector
     """
 
     lanes: ClassVar[int] = LANES
@@ -113,7 +114,7 @@ class FourierProjector:
         if columns < 2:
             raise InputError(f"projections are {columns} columns wide; needed are at least 2")
         self.columns, self.angles = columns, self._theta.size
-        self._centers = _centers_of_lanes(centers)
+        self._centers = _centers_of_lanes(centers, columns)
         self._lines = _LineSpectra(self._theta, columns)
         padded = padded_length(columns)
         response = np.full(padded // 2 + 1, 1 / padded)
@@ -145,8 +146,8 @@ class FourierProjector:
         -------
         (angles, n, LANES) float32, line integrals; `out` where given
         """
-        slices = _checked(slices, (self.columns, self.columns, LANES), "slices")
-        target = aligned_empty(self.angles, self.columns, LANES) if out is None else out
+        slices = checked_input(slices, (self.columns, self.columns, LANES), "slices")
+        target = checked_output(out, (self.angles, self.columns, LANES))
         spectra = self._lines.spectra.take()
         self._lines.fill_from_pixels(slices, self._forward_gains, spectra)
         self._lines.store_lanes(spectra, target)
@@ -165,8 +166,8 @@ class FourierProjector:
         -------
         (n, n, LANES) float32; zero outside the circle of radius n / 2; `out` where given
         """
-        projections = _checked(projections, (self.angles, self.columns, LANES), "projections")
-        target = aligned_empty(self.columns, self.columns, LANES) if out is None else out
+        projections = checked_input(projections, (self.angles, self.columns, LANES), "projections")
+        target = checked_output(out, (self.columns, self.columns, LANES))
         spectra = self._lines.spectra.take()
         self._lines.fill_from_lanes(projections, self._adjoint_gains, self._weights, spectra)
         self._lines.transform.samples_to_pixels(spectra, target)
@@ -174,16 +175,11 @@ class FourierProjector:
         return target
 
 
-def _checked(array: Floats, shape: tuple[int, ...], name: str) -> Floats:
-    if array.shape != shape:
-        raise InputError(f"{name} have shape {array.shape}; needed is {shape}")
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _centers_of_lanes(centers: Center) -> Doubles:
+def _centers_of_lanes(centers: Center, columns: int) -> Doubles:
     given = np.asarray(centers, dtype=np.float64)
-    if given.ndim > 1 or given.size > LANES or not np.isfinite(given).all():
+    if given.ndim > 1 or given.size > LANES:
         raise ParameterError(f"centers are {centers}; needed is a finite number of pixels, or at most {LANES} of them")
+    check_projector_centers(given, columns)
     lanes = np.zeros(LANES)
     lanes[: given.size if given.ndim else LANES] = given
     return lanes

@@ -10,9 +10,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
+from ..errors import InputError, ParameterError
 
-MAX_GAP_STEPS = 5.0  # a gap wider than this many median steps is a missing wedge, not a coarse step
+MAX_GAP_STEPS = 5.0  # a gap wider than this many median steps,
+MAX_GAP_RAD = math.radians(10.0)  # and than this, is a missing wedge, not a coarse step or a few blocked views
 SAME_ANGLE_STEPS = 0.1  # angles closer than this part of the mean step (modulo pi) share one arc equally
 
 
@@ -40,6 +41,65 @@ def check_angles(theta_rad: npt.ArrayLike, angles: int | None = None) -> npt.NDA
     return theta
 
 
+def checked_centers(center: float | npt.NDArray[np.float64] | None, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """The rotation axis as float64, refused where it is missing or not on the detector.
+
+    Parameters
+    ----------
+    center : float or (rows,) float64 or None
+        Pixels.
+    rows : int
+        Rows of the projections.
+    columns : int
+        Width of the projections.
+
+    Returns
+    -------
+    () float64 for one axis, (rows,) for one a row
+
+    Raises
+    ------
+    ParameterError
+        No center, as many as neither one nor the rows, or one that does not lie on the detector.
+    """
+    if center is None:
+        raise ParameterError("reconstruction.center is missing; give the rotation axis in pixels")
+    centers = np.asarray(center, dtype=np.float64)
+    if centers.shape not in ((), (rows,)):
+        raise ParameterError(
+            f"reconstruction.center has shape {centers.shape}; "
+            f"needed is one for all rows or one for each of {rows} rows"
+        )
+    if not np.all((centers >= -0.5) & (centers <= columns - 0.5)):
+        raise ParameterError(
+            f"reconstruction.center is {center}; it must lie on the detector, 0 to {columns - 1} pixels"
+        )
+    return centers
+
+
+def check_projector_centers(centers: npt.NDArray[np.float64], columns: int) -> None:
+    """Refuse rotation axes of a projector that no scan can have: not finite, or more than a width off the detector.
+
+    A reconstruction's axis must lie on the detector (`checked_centers`); a projector's may lie beside it, so that a
+    part of a detector can be simulated. Much farther its tables would grow without bound.
+
+    Parameters
+    ----------
+    centers : float64, any shape
+        Pixels.
+    columns : int
+        Width of the projections.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if not np.all((centers >= -columns) & (centers <= 2 * columns - 1)):  # also refuses what is not a number
+        raise ParameterError(
+            f"centers are {centers}; needed are finite numbers of pixels, at most the width, {columns}, off the detector"
+        )
+
+
 def circle_mask(columns: int) -> npt.NDArray[np.bool_]:
     """Pixels of a slice that are reconstructed: (columns, columns) bool, true up to columns / 2 from the slice's middle."""
     across = 2 * np.arange(columns) - (columns - 1)  # twice the distance, so that whole numbers decide
@@ -54,8 +114,8 @@ def angular_weights(theta_rad: npt.ArrayLike) -> npt.NDArray[np.float64]:
     360 degree scan) share their arc equally. 180 degrees with or without the last angle, 360 degrees, uneven and
     interlaced scans thus need no case of their own.
 
-    A gap wider than `MAX_GAP_STEPS` median steps is a missing wedge: nothing was measured there, so it is given to no
-    projection (the two at its edges get half a median step on that side). The weights then sum to less than pi.
+    A gap wider than `MAX_GAP_STEPS` median steps and `MAX_GAP_RAD` is a missing wedge: nothing was measured there, so it is
+    given to no projection (the two at its edges get half a median step on that side). The weights then sum to less than pi.
 
     Parameters
     ----------
@@ -106,5 +166,5 @@ def _arcs(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     # The median of the arcs, not of the gaps: gaps that alternate (an interlaced scan with an offset) have no typical
     # size.
     step = float(np.median((gap + np.roll(gap, 1)) / 2))
-    gap = np.where(gap > MAX_GAP_STEPS * step, step, gap)
+    gap = np.where(gap > max(MAX_GAP_STEPS * step, MAX_GAP_RAD), step, gap)
     return (gap + np.roll(gap, 1)) / 2

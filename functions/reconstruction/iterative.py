@@ -15,12 +15,13 @@ import numpy.typing as npt
 from ..errors import InputError, ParameterError
 from .direct import PADDINGS, Center, Floats
 from .fourier import FourierGridding, FourierProjector
-from .geometry import check_angles
+from .geometry import check_angles, checked_centers
 from .iterative_methods import Control, Solution, Sums, cgls, mlem, sirt, total_variation
-from .lane_arrays import Doubles, inside_circle
+from .lane_arrays import CHUNK_BYTES, Doubles, inside_circle
 from .line import LineProjector
 from .operators import LANES, Array, Projector
 from .settings import ITERATIVE_ALGORITHMS, ReconstructionSettings
+from .threads import thread_count
 
 __all__ = [
     "Control",
@@ -40,11 +41,10 @@ __all__ = [
 
 MakeProjector = Callable[[Doubles, int, Center, ReconstructionSettings], Projector]
 
-# Where more iterations change a noiseless slice little, or begin to fit the noise of a usual one.
-DEFAULT_ITERATIONS = {"sirt": 100, "cgls": 20, "tv": 100, "mlem": 50, "osem": 10}
 # The Fourier pair fits a continuous sample better: its error stays put when CGLS goes on, and wide slices are quicker.
 DEFAULT_PROJECTOR = {"sirt": "fourier", "cgls": "fourier", "tv": "fourier", "mlem": "line", "osem": "line"}
 POISSON_ALGORITHMS = frozenset({"mlem", "osem"})  # they divide by projections, which must not be negative
+PIECES = 3  # intermediate results that each thread has of the pieces of arrays that it works on
 MARGIN_SHARE = 0.25  # of the width, on each side: what lies beside the field of view is reconstructed there
 
 
@@ -65,7 +65,7 @@ def solve(
     projector, projections, start, sums
         As for `iterative_methods.sirt`.
     """
-    control = Control(_iterations(settings), settings.stop_residual, settings.minimum, settings.maximum)
+    control = Control(settings.most_iterations, settings.stop_residual, settings.minimum, settings.maximum)
     if settings.algorithm == "cgls":
         return cgls(projector, projections, control, start)
     if settings.algorithm == "tv":
@@ -105,16 +105,12 @@ def check_settings(settings: ReconstructionSettings, angles: int) -> None:
         )
     if name in POISSON_ALGORITHMS and high is not None and high <= 0:
         raise ParameterError(f"reconstruction.maximum is {high}; slices of {name} are 0 or more, so it must be above 0")
-    if _iterations(settings) < 1:
+    if settings.most_iterations < 1:
         raise ParameterError(f"reconstruction.iterations is {settings.iterations}; needed is at least 1")
     if name == "osem" and not 1 <= settings.subsets <= angles:
         raise ParameterError(f"reconstruction.subsets is {settings.subsets}; it must be 1 to {angles}, the projections")
     if name == "tv" and not settings.tv_weight > 0:
         raise ParameterError(f"reconstruction.tv_weight is {settings.tv_weight}; it must be above 0")
-
-
-def _iterations(settings: ReconstructionSettings) -> int:
-    return DEFAULT_ITERATIONS[settings.algorithm] if settings.iterations is None else settings.iterations
 
 
 class FieldOfView:
@@ -129,11 +125,17 @@ class FieldOfView:
         For the wide slices, its centers counted from the first column of the margin.
     margin : int
         Columns on each side that the detector does not have.
+
+    Attributes
+    ----------
+    measured_columns : int
+        Width of the detector.
     """
 
     def __init__(self, projector: Projector, margin: int) -> None:
         self._projector, self._margin = projector, margin
         self.angles, self.columns, self.lanes = projector.angles, projector.columns, projector.lanes
+        self.measured_columns = projector.columns - 2 * margin
 
     def forward(self, slices: Array, out: Array | None = None) -> Array:
         """See `Projector.forward`."""
@@ -159,9 +161,9 @@ class FieldOfView:
 def margin_columns(columns: int, settings: ReconstructionSettings) -> int:
     """Columns by which slices are wider than the detector on each side, for an iterative method.
 
-    None with padding ``zero``: exact for a sample inside the field of view. With ``edge`` a quarter of the width.
+    None with padding ``zero``: exact for a sample inside the field of view. Else a quarter of the width.
     """
-    return math.ceil(MARGIN_SHARE * columns) if settings.padding == "edge" else 0
+    return 0 if settings.padding == "zero" else math.ceil(MARGIN_SHARE * columns)
 
 
 def cpu_projector(
@@ -179,8 +181,8 @@ class IterativeReconstructor:
     Rows are worked on in batches of `lanes`, each alone: a slice's bits depend neither on the rows that come with it
     nor on the number of threads. Where the sample is wider than the detector (local tomography) the projections do not
     tell what lies beside the field of view, and fitting them without it heaps all of it up as a bright rim. With
-    padding ``edge`` slices are therefore reconstructed half as wide again, and cut: the rest goes where it belongs,
-    the rim vanishes, an offset that varies slowly can remain. It costs 2.3 times as much.
+    padding ``edge`` or ``cylinder`` slices are therefore reconstructed half as wide again, and cut: the rest goes where
+    it belongs, the rim vanishes, an offset that varies slowly can remain. It costs 2.3 times as much.
 
     Parameters
     ----------
@@ -235,9 +237,11 @@ class IterativeReconstructor:
         # Slices and projections that each algorithm keeps, sums included; for rows with their own centers.
         kept = {"sirt": (4, 4), "cgls": (4, 4), "tv": (8, 4), "mlem": (4, 4), "osem": (3 + settings.subsets, 4)}
         count, lines = kept[settings.algorithm]
-        total = count * slices + lines * projections
-        if "fourier" in (settings.projector, DEFAULT_PROJECTOR[settings.algorithm]):
-            total += 2 * projections + 3 * slices
+        total = count * slices + lines * projections + PIECES * thread_count() * CHUNK_BYTES
+        if (settings.projector or DEFAULT_PROJECTOR[settings.algorithm]) == "fourier":
+            total += FourierProjector.workspace_bytes(angles, width)
+        else:
+            total += 2 * projections  # about the common axis, from which each lane's are moved to its own
         if settings.warm_start:
             total += FourierGridding.workspace_bytes(angles, width) + projections + slices
         return total
@@ -268,14 +272,15 @@ class IterativeReconstructor:
                 f"needed is ({self._theta.size} angles, rows, {self.columns} columns)"
             )
         rows = projections.shape[1]
-        centers = _checked_center(self.center if center is None else center, rows, self.columns)
+        centers = checked_centers(self.center if center is None else center, rows, self.columns)
         slices = np.empty((rows, self.columns, self.columns), dtype=np.float32)
-        residuals = np.full((_iterations(self.settings), rows), np.nan)
+        residuals = np.full((self.settings.most_iterations, rows), np.nan)
         for first in range(0, rows, LANES):
             batch = slice(first, min(first + LANES, rows))
             solution = self._solve(projections[:, batch], centers if centers.ndim == 0 else centers[batch])
             self._store(solution.slices, slices[batch])
             residuals[: len(solution.residuals), batch] = solution.residuals[:, : batch.stop - first]
+            del solution  # not to be kept while the next batch is solved
         self.residuals = residuals[~np.isnan(residuals).all(axis=1)]
         return slices
 
@@ -289,8 +294,9 @@ class IterativeReconstructor:
 
     def _operators(self, centers: Doubles, like: Floats) -> tuple[Projector, Sums | None]:
         """Projector and sums, kept for the next batch where all rows have one axis."""
-        if centers.ndim == 0 and self._kept is not None and self._kept[0] == float(centers):
-            return self._kept[1:]
+        kept = self._kept  # read once: another thread may replace it
+        if centers.ndim == 0 and kept is not None and kept[0] == float(centers):
+            return kept[1:]
         lane_centers = centers + self._margin
         if centers.ndim:  # lanes without a row take the first row's axis
             lane_centers = np.concatenate([lane_centers, np.full(LANES - centers.size, lane_centers[0])])
@@ -309,7 +315,7 @@ class IterativeReconstructor:
         margin = self._margin
         wide = np.pad(projections, ((0, 0), (0, 0), (margin, margin)), mode="edge") if margin else projections
         width = wide.shape[2]
-        direct = FourierGridding(self._theta, width, centers + margin, padding=self.settings.padding)(wide)
+        direct = FourierGridding(self._theta, width, centers + margin, padding="edge" if margin else "zero")(wide)
         start = np.zeros((width, width, LANES), dtype=np.float32)
         start[..., : direct.shape[0]] = direct.transpose(1, 2, 0)
         return start
@@ -319,20 +325,3 @@ class IterativeReconstructor:
         slices[:] = batch[margin : margin + n, margin : margin + n, : slices.shape[0]].transpose(2, 0, 1)
         if margin:
             slices *= inside_circle(slices[0])[..., 0]
-
-
-def _checked_center(center: Center | None, rows: int, columns: int) -> Doubles:
-    """The rotation axis as float64: () for one, (rows,) for one a row."""
-    if center is None:
-        raise ParameterError("reconstruction.center is missing; give the rotation axis in pixels")
-    centers = np.asarray(center, dtype=np.float64)
-    if centers.shape not in ((), (rows,)):
-        raise ParameterError(
-            f"reconstruction.center has shape {centers.shape}; "
-            f"needed is one for all rows or one for each of {rows} rows"
-        )
-    if not np.all((centers >= -0.5) & (centers <= columns - 0.5)):
-        raise ParameterError(
-            f"reconstruction.center is {center}; it must lie on the detector, 0 to {columns - 1} pixels"
-        )
-    return centers

@@ -60,7 +60,8 @@ class Solution:
     slices : (columns, columns, lanes) float32 array or tensor
         1/pixel.
     residuals : (iterations, lanes) float64
-        |A x - b| / |b| before each iteration's step; NaN once the lane is done. The last step's is not computed.
+        |A x - b| / |b| before each iteration's step; NaN once the lane is done. The last step's is not computed. For tv
+        x is the point that FISTA extrapolates to, where it takes its step, not the slices themselves.
     """
 
     slices: Array
@@ -228,7 +229,8 @@ def total_variation(
         As for `sirt`.
     weight : float
         w in units of the data: times the number of angles, times the mean attenuation sum(b^2) / sum(|b|) / columns
-        of a lane. The same number smooths alike whatever the units, the number of projections and the exposure.
+        of a lane, the columns being the detector's (a projector's `measured_columns`, where it has them). The same number
+        smooths alike whatever the units, the number of projections and the exposure.
     """
     sums = Sums.of(projector, projections) if sums is None else sums
     bound = 1.02 * sums.norm_bounds() + np.zeros(projector.lanes)  # one a lane
@@ -236,7 +238,9 @@ def total_variation(
     norms = lane_norms(projections)
     progress = Progress(norms, control.stop_residual)
     absolute = lane_totals(abs, projections)
-    scale = norms**2 / np.where(absolute > 0, absolute, 1) / projector.columns
+    # Where slices are wider than the detector, its own width counts: the margin must not change the smoothing.
+    measured: int = getattr(projector, "measured_columns", projector.columns)
+    scale = norms**2 / np.where(absolute > 0, absolute, 1) / measured
     threshold = np.maximum(weight * projector.angles * scale / bound, 1e-30)
     smooth = TotalVariationStep(x, threshold, control.minimum, control.maximum)
     point = x + 0
@@ -282,6 +286,7 @@ def mlem(
     progress = Progress(total, control.stop_residual)
     x = _positive_start(parts, start, projector, control)
     low, high = max(0.0, control.minimum or 0.0), control.maximum
+    inside = inside_circle(x)
     ratio: Array | None = None
     for _ in range(control.iterations):
         squares = np.zeros_like(total)
@@ -290,7 +295,7 @@ def mlem(
             part.image = part.projector.forward(x, out=part.image)
             squares += part.divide_data()
             ratio = part.projector.adjoint(part.image, out=ratio)
-            each(_multiply_ratio(active, low, high), x, ratio, part.seen)
+            each(_multiply_ratio(active, low, high), x, ratio, part.seen, inside)
         if not progress.goes_on(np.sqrt(squares)):
             break
     return Solution(x, progress.residuals())
@@ -408,14 +413,14 @@ def _divide_into(floor: Array) -> Callable[[Array, Array], None]:
     return divide
 
 
-def _multiply_ratio(active: Array, low: float, high: float | None) -> Callable[[Array, Array, Array], None]:
+def _multiply_ratio(active: Array, low: float, high: float | None) -> Callable[[Array, Array, Array, Array], None]:
     """x *= ratio / seen for the lanes that go on, between the bounds; a pixel that is not seen keeps its value."""
 
-    def multiply(x: Array, ratio: Array, seen: Array) -> None:
+    def multiply(x: Array, ratio: Array, seen: Array, inside: Array) -> None:
         factor = (ratio + 1e-6) / (seen + 1e-6)
         x *= factor * active + (1 - active)
         if low > 0 or high is not None:
-            x[:] = x.clip(low, high) * (seen > 0)
+            x[:] = x.clip(low, high) * inside
 
     return multiply
 

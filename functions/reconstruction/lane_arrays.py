@@ -12,13 +12,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
 from .direct import Floats, circle_columns
+from .lane_vectors import aligned_empty
 from .operators import Array
 from .threads import run_in_threads
 
 CHUNK_BYTES = 2**19  # of each array, worked on at a time on the CPU: fits a core's second cache
 
 Doubles = npt.NDArray[np.float64]
+
+
+def checked_input(array: Floats, shape: tuple[int, ...], name: str) -> Floats:
+    """A projector's argument as contiguous float32, refused where its shape is another."""
+    if array.shape != shape:
+        raise InputError(f"{name} have shape {array.shape}; needed is {shape}")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def checked_output(out: Floats | None, shape: tuple[int, ...]) -> Floats:
+    """Where a projector's result goes: `out`, refused where kernels cannot write into it, or a new array."""
+    if out is None:
+        return aligned_empty(*shape)
+    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise InputError(f"out has shape {out.shape} and type {out.dtype}; needed is {shape}, float32 in C order")
+    return out
 
 
 def each(work: Callable[..., None], *arrays: Array) -> None:

@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 
 from ..errors import InputError, ParameterError
 from .direct import Center, Floats, circle_columns
-from .geometry import check_angles
+from .geometry import check_angles, check_projector_centers
+from .lane_arrays import checked_input, checked_output
 from .lane_vectors import LANES, aligned_empty, load, spread, store
 from .threads import run_in_threads, thread_count
 
@@ -53,7 +54,8 @@ class LineProjector:
         Width n of projections and slices.
     centers : float or (lanes,) float64
         Rotation axis in pixels. Where each lane has its own, projections are taken about one axis and moved by the
-        difference with a kernel of 10 columns (exact transpose included): a little smoother than Joseph's own.
+        difference with a kernel of 10 columns (exact transpose included): a little smoother than Joseph's own. The GPU's
+        `TorchLineProjector` places each lane's rays exactly instead, so that there the two are not the same matrix.
     positive : bool
         Move them by linear interpolation instead: smoother still, but no weight is negative.
 
@@ -62,7 +64,7 @@ class LineProjector:
     InputError
         Angles that cannot be used, or a width below 2.
     ParameterError
-        As many centers as neither one nor the lanes.
+        As many centers as neither one nor the lanes, or one that is not finite or more than a width off the detector.
     """
 
     lanes = LANES
@@ -76,6 +78,7 @@ class LineProjector:
             raise ParameterError(
                 f"centers has shape {self._centers.shape}; needed is one for all lanes or one for each of {LANES}"
             )
+        check_projector_centers(self._centers, columns)
         self._positive = positive
         self.angles, self.columns = self._theta.size, columns
         self._shift = LaneShift(columns, self._centers, positive) if self._centers.ndim else None
@@ -94,8 +97,8 @@ class LineProjector:
     def forward(self, slices: Floats, out: Floats | None = None) -> Floats:
         """See `Projector.forward`."""
         n = self.columns
-        flat = _checked(slices, (n, n, LANES), "slices").reshape(-1)
-        result = _output(out, (self.angles, n, LANES))
+        flat = checked_input(slices, (n, n, LANES), "slices").reshape(-1)
+        result = checked_output(out, (self.angles, n, LANES))
         lines = result if self._shift is None else np.empty((self.angles, self._width, LANES), dtype=np.float32)
         blocks = self._blocks()
 
@@ -123,8 +126,8 @@ class LineProjector:
     def adjoint(self, projections: Floats, out: Floats | None = None) -> Floats:
         """See `Projector.adjoint`."""
         n = self.columns
-        lines = _checked(projections, (self.angles, n, LANES), "projections")
-        result = _output(out, (n, n, LANES))
+        lines = checked_input(projections, (self.angles, n, LANES), "projections")
+        result = checked_output(out, (n, n, LANES))
         if self._shift is not None:
             lines = self._shift.adjoint(lines)
         flat = lines.reshape(-1)
@@ -217,20 +220,6 @@ def shift_weights(part: float, positive: bool = False) -> Floats:
     weights = np.sinc(distance) * window
     normalised: Floats = (weights / weights.sum()).astype(np.float32)
     return normalised
-
-
-def _checked(array: Floats, shape: tuple[int, ...], name: str) -> Floats:
-    if array.shape != shape:
-        raise InputError(f"{name} have shape {array.shape}; needed is {shape}")
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _output(out: Floats | None, shape: tuple[int, ...]) -> Floats:
-    if out is None:
-        return np.empty(shape, dtype=np.float32)
-    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-        raise InputError(f"out has shape {out.shape} and type {out.dtype}; needed is {shape}, float32 in C order")
-    return out
 
 
 # Positions and weights of 16 rows or projections at a time, as vectors: LLVM makes none of loops this short by itself,

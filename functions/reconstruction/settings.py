@@ -12,6 +12,8 @@ AlgorithmName = Literal["fbp", "gridrec", "fourierrec", "lprec", "sirt", "cgls",
 ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
 DIRECT_ALGORITHMS = frozenset({"fbp", "gridrec", "fourierrec", "lprec"})
 ITERATIVE_ALGORITHMS = frozenset(ALGORITHMS) - DIRECT_ALGORITHMS
+# Where more iterations change a noiseless slice little, or begin to fit the noise of a usual one; in every engine.
+DEFAULT_ITERATIONS = {"sirt": 100, "cgls": 20, "tv": 100, "mlem": 50, "osem": 10}
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,13 @@ class ReconstructionSettings:
         Direct methods: frequency at which the filter's window ends, as a share of the Nyquist frequency; (0, 1].
     filter_order : int
         Order of the Butterworth filter.
-    padding : {"edge", "zero"}
-        What lies beside the field of view: its edge value, or nothing.
+    padding : {"edge", "zero", "cylinder"}
+        What lies beside the field of view: its edge value, nothing, or what a cylinder would show (direct methods, see
+        `extrapolation`; iterative methods give slices the same margin as with ``edge``).
     projector : {"line", "fourier"} or None
         Iterative methods: which pair of operators; None is the algorithm's own default.
     iterations : int or None
-        Iterative methods: most iterations; None is the algorithm's own default.
+        Iterative methods: most iterations; None is the algorithm's own default, `DEFAULT_ITERATIONS`.
     stop_residual : float or None
         Iterative methods: a slice is done when |A x - b| / |b| is below this; None makes all iterations.
     minimum, maximum : float or None
@@ -62,6 +65,11 @@ class ReconstructionSettings:
     subsets: int = 8
     warm_start: bool = False
     precision: str = "single"
+
+    @property
+    def most_iterations(self) -> int:
+        """`iterations`, or the algorithm's default; iterative methods only."""
+        return DEFAULT_ITERATIONS[self.algorithm] if self.iterations is None else self.iterations
 
     @property
     def is_direct(self) -> bool:

@@ -16,8 +16,9 @@ import torch
 
 from ..errors import InputError, ParameterError
 from .direct import PADDINGS, Center, padded_length
+from .extrapolation import extend_lines, extension_plan
 from .filters import ramp_filter
-from .geometry import angular_weights, check_angles
+from .geometry import angular_weights, check_angles, checked_centers
 from .iterative import DEFAULT_PROJECTOR, FieldOfView, check_settings, margin_columns, solve
 from .iterative_methods import Sums
 from .operators import Projector
@@ -39,9 +40,11 @@ from .torch_operators import (
     pieces,
 )
 
+_ALGORITHMS: Final = tuple(name for name in ALGORITHMS if name != "lprec")  # which only TomocuPy has
 FEWEST_LANES: Final = 4  # slices in a batch where memory is short; a multiple of FFT_LANES
 _SHARE_OF_FREE_MEMORY: Final = 0.9
 _HALF_BOUND: Final = 4096.0  # the largest float16 is 65504
+_TABLE_BYTES: Final = 150  # a sample of the gridding's tables, while they are built: 144 measured
 _BATCHES_IN_FLIGHT: Final = 2  # projections and slices of one batch are copied while another is computed
 
 Floats = npt.NDArray[np.float32]
@@ -91,9 +94,9 @@ class TorchReconstructor:
         kernels: Kernels = "auto",
     ) -> None:
         settings = ReconstructionSettings() if settings is None else settings
-        if settings.algorithm not in ALGORITHMS:
+        if settings.algorithm not in _ALGORITHMS:
             raise ParameterError(
-                f"reconstruction.algorithm is {settings.algorithm!r}; it must be one of {', '.join(ALGORITHMS)}"
+                f"reconstruction.algorithm is {settings.algorithm!r}; it must be one of {', '.join(_ALGORITHMS)}"
             )
         if settings.padding not in PADDINGS:
             raise ParameterError(
@@ -215,19 +218,7 @@ class TorchReconstructor:
             )
 
     def _centers(self, center: Center | None, rows: int) -> npt.NDArray[np.float64]:
-        if center is None:
-            raise ParameterError("reconstruction.center is missing; give the rotation axis in pixels")
-        centers = np.asarray(center, dtype=np.float64)
-        if centers.shape not in ((), (rows,)):
-            raise ParameterError(
-                f"reconstruction.center has shape {centers.shape}; "
-                f"needed is one for all rows or one for each of {rows} rows"
-            )
-        if not np.all((centers >= -0.5) & (centers <= self.columns - 0.5)):
-            raise ParameterError(
-                f"reconstruction.center is {center}; it must lie on the detector, 0 to {self.columns - 1} pixels"
-            )
-        return np.broadcast_to(centers, (rows,))
+        return np.broadcast_to(checked_centers(center, rows, self.columns), (rows,))
 
 
 def device_bytes(angles: int, columns: int, lanes: int, settings: ReconstructionSettings) -> int:
@@ -238,10 +229,12 @@ def device_bytes(angles: int, columns: int, lanes: int, settings: Reconstruction
     if not settings.is_direct:
         return in_flight + _iterative_bytes(angles, columns, lanes, settings)
     half = 2 if settings.precision == "half" else 4
+    if settings.padding == "cylinder":  # the extended projections, and what makes a part of them
+        in_flight += 4 * angles * padded * (lanes + 4 * FFT_LANES)
     filtering = 4 * max(CHUNK_BYTES, 4 * FFT_LANES * padded)
     width = int(OVERSAMPLING * columns) + 16
     grid = 4 * width * (width + 2) * lanes + 3 * 4 * width * (width + 2) * FFT_LANES
-    samples = half * angles * (padded + 2) * lanes + 50 * angles * (padded // 2 + 1)
+    samples = half * angles * (padded + 2) * lanes + _TABLE_BYTES * angles * (padded // 2 + 1)
     gridding = grid + samples + 4 * columns**2
     if settings.algorithm == "fbp":
         return in_flight + filtering + half * angles * (columns + 2) * lanes + slices
@@ -253,7 +246,7 @@ def _iterative_bytes(angles: int, columns: int, lanes: int, settings: Reconstruc
     projections, slices = 4 * angles * width * lanes, 4 * width**2 * lanes
     # the total variation keeps the most, ordered subsets a slice each; some intermediate arrays are as large
     count = 4 + settings.subsets if settings.algorithm == "osem" else 9
-    gridding = "fourier" in (settings.projector, DEFAULT_PROJECTOR[settings.algorithm]) or settings.warm_start
+    gridding = (settings.projector or DEFAULT_PROJECTOR[settings.algorithm]) == "fourier" or settings.warm_start
     operator = device_bytes(angles, width, lanes, replace(settings, algorithm="fourierrec")) if gridding else 0
     return count * slices + 5 * projections + operator
 
@@ -278,6 +271,7 @@ class _Backprojection:
     def reconstruct(self, projections: torch.Tensor, centers: npt.NDArray[np.float64]) -> torch.Tensor:
         angles, lanes, n = projections.shape
         dtype = _storage(self._settings)
+        wide = _extended(projections, self._padded) if self._settings.padding == "cylinder" else None
         gains = axis_phases(centers, self._axis_column, self._padded).to(self._device) * self._response
         lines = torch.empty((angles, self._line_columns, lanes), dtype=dtype, device=self._device)
         scale = None
@@ -285,9 +279,11 @@ class _Backprojection:
             scale = self._half_scale(projections)
             gains = gains * scale[:, None]
         for first, last, part in pieces(angles, lanes, self._padded):
-            spectra = torch.fft.rfft(
-                pad(projections[first:last, part], self._padded, self._settings.padding == "edge"), dim=-1
+            lined = projections[first:last, part]
+            padded = (
+                pad(lined, self._padded, self._settings.padding == "edge") if wide is None else wide[first:last, part]
             )
+            spectra = torch.fft.rfft(padded, dim=-1)
             spectra *= gains[part]
             spectra *= self._weights[first:last, None, None]
             filtered = torch.fft.irfft(spectra, n=self._padded, dim=-1)[..., : self._line_columns]
@@ -332,6 +328,8 @@ class _Gridding:
     def reconstruct(self, projections: torch.Tensor, centers: npt.NDArray[np.float64]) -> torch.Tensor:
         gains = axis_phases(centers, 0.0, self._spectra.padded).to(self._device) * self._response
         edge = self._settings.padding == "edge"
+        if self._settings.padding == "cylinder":
+            projections = _extended(projections, self._spectra.padded)
         slices = self._spectra.backproject(projections, gains, self._weights, edge, _storage(self._settings))
         return slices.mul_(self._circle)
 
@@ -348,7 +346,11 @@ class _Iterative:
         self._margin = margin_columns(columns, settings)
         self._width = columns + 2 * self._margin
         self._circle = circle_mask(columns, device)
-        self._direct = _Gridding(theta, self._width, settings, device, kernels) if settings.warm_start else None
+        self._direct: _Gridding | None = None
+        if settings.warm_start:  # the plain ramp filter, as on the CPU: the filter is the direct methods' setting
+            beside = "edge" if self._margin else "zero"
+            plain = replace(settings, filter_name="ramp", filter_cutoff=1.0, padding=beside)
+            self._direct = _Gridding(theta, self._width, plain, device, kernels)
         self._kept: tuple[npt.NDArray[np.float64], Projector, Sums | None] | None = None
 
     def reconstruct(self, projections: torch.Tensor, centers: npt.NDArray[np.float64]) -> torch.Tensor:
@@ -363,8 +365,9 @@ class _Iterative:
 
     def _operators(self, centers: npt.NDArray[np.float64], like: torch.Tensor) -> tuple[Projector, Sums | None]:
         """Projector and its sums, kept for the next batch with the same axes."""
-        if self._kept is not None and np.array_equal(self._kept[0], centers):
-            return self._kept[1:]
+        kept = self._kept  # read once: another thread may replace it
+        if kept is not None and np.array_equal(kept[0], centers):
+            return kept[1:]
         name = self._settings.projector or DEFAULT_PROJECTOR[self._settings.algorithm]
         kind = TorchLineProjector if name == "line" else TorchFourierProjector
         projector: Projector = kind(self._theta, self._width, centers, self._device, self._dtype, kernels=self._kernels)
@@ -387,6 +390,24 @@ class _Iterative:
 def _response(padded: int, settings: ReconstructionSettings) -> torch.Tensor:
     response = ramp_filter(padded, settings.filter_name, settings.filter_cutoff, settings.filter_order)
     return torch.as_tensor(response, dtype=torch.float32)
+
+
+def _extended(projections: torch.Tensor, length: int) -> torch.Tensor:
+    """Projections (angles, lanes, n) on `length` columns, continued as those of cylinders; see `extrapolation`.
+
+    Few lanes at a time, always as many: a row's bits do not depend on the batch, and the intermediate arrays are small.
+    """
+    angles, lanes, columns = projections.shape
+    plan = extension_plan(columns, length)
+    wide = torch.empty((angles, lanes, length), dtype=torch.float32, device=projections.device)
+
+    def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.as_tensor(array, device=projections.device)
+
+    for lane in range(0, lanes, FFT_LANES):
+        part = slice(lane, min(lane + FFT_LANES, lanes))
+        extend_lines(projections[:, part].contiguous(), wide[:, part], plan, as_tensor)
+    return wide
 
 
 def _storage(settings: ReconstructionSettings) -> torch.dtype:

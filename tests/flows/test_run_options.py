@@ -136,3 +136,18 @@ def test_bad_options_are_refused_before_anything_starts(half_turn: Path, pipelin
         assert said in done.stderr, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not (tmp_path / "refused").exists()
+
+
+def test_iterative_methods_keep_grey_values_of_a_sample_inside_the_field_of_view(
+    half_turn: Path, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    center = "reconstruction.center=49.75"
+    direct = pipeline.run(half_turn, tmp_path / "direct", "--skip", "denoise", *options(center))
+    run = pipeline.run(
+        half_turn, tmp_path / "sirt", "--skip", "denoise", *options(center, "reconstruction.algorithm=sirt")
+    )
+    assert run.read_run()["resolved"]["padding"] == "zero"
+    found, expected = (arrays(each)["reconstruction"] for each in (run, direct))
+    axis = np.arange(96) - 47.5
+    disc = axis[:, None] ** 2 + axis**2 < (0.95 * 48) ** 2
+    assert found[:, disc].mean() == pytest.approx(expected[:, disc].mean(), rel=0.02)

@@ -12,6 +12,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import numpy.typing as npt
@@ -535,6 +536,24 @@ def test_astra_keeps_sirt_within_bounds(astra: Any) -> None:
     inside = within(40, 1.0)
     assert image[inside].min() == pytest.approx(0.1)
     assert image[inside].max() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("algorithm", "steps"), [("fbp", 1), ("cgls", 20), ("sirt", 100)])
+def test_astra_is_told_its_gpu_for_each_algorithm(monkeypatch: pytest.MonkeyPatch, algorithm: str, steps: int) -> None:
+    """Not for the whole process, whose other threads may use another; and iterates as often as the native engine."""
+    stand_in = MagicMock()
+    stand_in.astra_dict = lambda kind: {"type": kind}
+    stand_in.data2d.get.return_value = np.zeros((16, 16), dtype=np.float32)
+    monkeypatch.setattr("tomopipe.functions.reconstruction.engines.astra.load", lambda *_: stand_in)
+    settings = ReconstructionSettings(algorithm=algorithm)
+    for device, expected in ((CUDA, {"GPUindex": 2}), (Device("cuda", 0), {"GPUindex": 0}), (Device("cpu"), {})):
+        stand_in.algorithm.reset_mock()
+        AstraEngine().prepare(half_circle(9), 16, 7.5, settings=settings, device=device)(noisy_rows(1, 16, 9))
+        (config,) = stand_in.algorithm.create.call_args.args
+        assert config["option"] == expected
+        assert config["type"].endswith("_CUDA") == bool(expected)
+        assert stand_in.algorithm.run.call_args.args[1] == steps
+    stand_in.set_gpu_index.assert_not_called()
 
 
 def test_astra_without_cuda_refuses_a_cuda_device(astra: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,7 @@ def test_what_dynamic_cannot_do_is_refused(beamtime: Beamtime, eigen_flats: Eige
     few = Beamtime(beamtime.raw, beamtime.flat_frames[:3], None, beamtime.truth, beamtime.beams)
     with pytest.raises(ScanError, match=r"scan\.h5: .*dynamic needs 4 flats at least.*there are 3"):
         fit_eigen_flats(few)
-    with pytest.raises(ParameterError, match="flat_components=20: .* at most 19 eigen-flats"):
+    with pytest.raises(ParameterError, match=r"flat_components=20: .* at most 19 eigen-flats"):
         fit_eigen_flats(beamtime, 20)
     with pytest.raises(ParameterError, match="needs the eigen-flats"):
         open_beam_of_rows(beamtime, 0, 5, "dynamic")

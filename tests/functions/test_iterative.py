@@ -166,7 +166,7 @@ def test_the_tv_step_closes_the_duality_gap(n: int) -> None:
     primal = ((u - v) ** 2).sum((0, 1)) / 2 + threshold * variation(u)
     dual = ((v.astype(float) ** 2).sum((0, 1)) - (u**2).sum((0, 1))) / 2
     np.testing.assert_allclose(primal, dual, rtol=5e-3)
-    assert np.all(primal < 0.95 * np.minimum(threshold * variation(v.astype(float)), 2 * dual + 1e9))
+    assert np.all(primal < 0.95 * threshold * variation(v.astype(float)))  # what v itself would cost
 
 
 @pytest.mark.parametrize("bounds", [(None, None), (0.0, 0.4)])
@@ -308,6 +308,21 @@ def test_the_field_of_view_is_a_transpose_pair_that_does_not_see_its_margin() ->
     np.testing.assert_array_equal(wide.subset(slice(1, None, 4)).forward(slices), forward[1::4])
 
 
+@pytest.mark.parametrize("center", [4.0, 9.5])
+def test_a_bound_that_is_never_reached_changes_nothing(center: float) -> None:
+    """A subset that does not see a pixel, far from an axis off the middle, leaves it alone."""
+    theta = np.linspace(0, np.pi, 24, endpoint=False)
+    off_centre = LineProjector(theta, N, center)
+    lines = off_centre.forward((np.random.default_rng(0).uniform(0.2, 1, (N, N, LANES))).astype(np.float32))
+    free, bounded = (mlem(off_centre, lines, Control(3, None, None, high), subsets=24) for high in (None, 10.0))
+    some_do_not = [
+        np.any(off_centre.subset(slice(k, k + 1)).adjoint(lines[k : k + 1])[inside()] == 0) for k in range(24)
+    ]
+    assert any(some_do_not)
+    assert free.slices.max() < 10
+    np.testing.assert_array_equal(bounded.slices, free.slices)
+
+
 # Rows to slices.
 
 
@@ -418,6 +433,18 @@ def test_total_variation_is_better_than_least_squares_on_noisy_flat_parts() -> N
     assert error["tv"] < 0.75 * error["cgls"]
 
 
+def test_total_variation_smooths_alike_with_and_without_a_margin() -> None:
+    n, theta = 48, np.linspace(0, np.pi, 60, endpoint=False)
+    lines, _ = ellipses(n, theta, sample(n))
+    noisy = lines + np.random.default_rng(0).normal(0, 0.1 * lines.max(), lines.shape)
+    remaining = {}
+    for padding in ("zero", "edge"):
+        settings = ReconstructionSettings(algorithm="tv", iterations=100, tv_weight=0.3, padding=padding)
+        slices = IterativeReconstructor(theta, n, (n - 1) / 2, settings)(noisy[:, None].astype("f4"))
+        remaining[padding] = variation((slices[0] * inside(n))[..., None].astype(float))[0]
+    assert remaining["edge"] == pytest.approx(remaining["zero"], rel=0.1)
+
+
 def test_the_history_has_a_column_for_each_row_and_ends_when_all_are_done() -> None:
     n, theta = 32, np.linspace(0, np.pi, 50, endpoint=False)
     lines, _ = ellipses(n, theta, sample(n))
@@ -431,21 +458,27 @@ def test_the_history_has_a_column_for_each_row_and_ends_when_all_are_done() -> N
     assert np.all(reconstruct.residuals[-1] < 0.05)
 
 
-@pytest.mark.parametrize("name", ["sirt", "cgls", "tv", "mlem", "osem"])
-def test_memory_stays_within_what_is_said(name: str) -> None:
-    n, angles = 96, 120
-    settings = ReconstructionSettings(algorithm=name, iterations=2, subsets=4, projector="line")
+@pytest.mark.parametrize(
+    ("name", "pair", "padding"),
+    [
+        *((name, None, padding) for name in ("sirt", "cgls", "tv", "mlem", "osem") for padding in ("edge", "zero")),
+        *((name, "line", "edge") for name in ("sirt", "cgls", "tv")),
+    ],
+)
+def test_memory_stays_within_what_is_said(name: str, pair: str | None, padding: str) -> None:
+    n, angles, rows = 96, 120, LANES + 1
+    settings = ReconstructionSettings(algorithm=name, iterations=2, subsets=4, projector=pair, padding=padding)
     theta = np.linspace(0, np.pi, angles)
-    projections = np.ones((angles, LANES, n), dtype=np.float32)
+    projections = np.ones((angles, rows, n), dtype=np.float32)
     IterativeReconstructor(theta, n, 47.0, settings)(projections)  # compiled
-    for center in (47.0, np.linspace(46, 48, LANES)):
+    for center in (47.0, np.linspace(46, 48, rows)):
         reconstruct = IterativeReconstructor(theta, n, center, settings)
         tracemalloc.start()
         slices = reconstruct(projections)
         peak = tracemalloc.get_traced_memory()[1] - slices.nbytes
         tracemalloc.stop()
         said = IterativeReconstructor.workspace_bytes(angles, n, settings)
-        assert peak < said + 8 * 2**20  # pieces of arrays that each thread works on
+        assert peak < said
         if np.ndim(center):  # what is said allows for rows with their own axes
             assert peak > 0.4 * said
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomopipe.functions.errors import InputError, ParameterError
+from tomopipe.functions.reconstruction.fourier import FourierProjector
 from tomopipe.functions.reconstruction.line import LineProjector, shift_weights
 from tomopipe.functions.reconstruction.operators import LANES
 
@@ -186,3 +187,8 @@ def test_refuses_what_does_not_fit() -> None:
         LineProjector(np.zeros(3), 8, np.zeros(4))
     with pytest.raises(InputError, match="1 columns wide"):
         LineProjector(np.zeros(3), 1, 0.0)
+    for center in (np.nan, np.inf, -8.1, 15.1):
+        for centers in (center, np.where(np.arange(LANES) == 3, center, 3.5)):
+            for projector_kind in (LineProjector, FourierProjector):
+                with pytest.raises(ParameterError, match=r"at most the width, 8, off the detector"):
+                    projector_kind(np.zeros(3), 8, centers)

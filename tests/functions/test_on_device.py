@@ -94,6 +94,13 @@ def test_an_open_beam_of_each_projection() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=3e-6, atol=3e-6)
 
 
+def test_no_projections_give_none() -> None:
+    nothing, frame = torch.zeros((0, 3, 4)), torch.ones((3, 4))
+    assert on_device.remove_zingers(nothing, frame, 0.3).shape == (0, 3, 4)
+    assert on_device.line_integrals(nothing, 2 * frame, frame, 0.05)[0].shape == (0, 3, 4)
+    assert on_device.correct_beam_hardening(nothing, [1.0]).shape == (0, 3, 4)
+
+
 def test_beam_hardening() -> None:
     values = np.random.default_rng(2).normal(0.5, 1, SHAPE).astype(np.float32)
     expected = beam_hardening.correct_beam_hardening(values, [1.1, 0.2, -0.01])

@@ -334,6 +334,18 @@ def test_iterative_methods_agree_with_the_cpu_engine(algorithm: str, projector: 
     assert (found - expected).std() < 2e-3 * expected.std()
 
 
+@pytest.mark.parametrize("padding", ["zero", "edge"])
+def test_a_warm_start_is_the_cpu_engines_whatever_the_filter(padding: str) -> None:
+    n, theta = 24, np.arange(40) * np.pi / 40
+    projections = disc_projections(theta, n, 12.2, 3.0, -2.0, 5.0)[:, None]
+    chosen = ReconstructionSettings(
+        "sirt", filter_name="hann", filter_cutoff=0.5, iterations=1, padding=padding, warm_start=True
+    )
+    found = TorchReconstructor(theta, n, 12.2, chosen)(projections)
+    expected = IterativeReconstructor(theta, n, 12.2, chosen)(projections)
+    assert (found - expected).std() < 2e-3 * expected.std()
+
+
 def test_what_cannot_be_used_is_refused_in_words() -> None:
     theta, n = np.arange(6) * 0.5, 16
     projections = np.ones((6, 2, n), np.float32)
@@ -350,6 +362,8 @@ def test_what_cannot_be_used_is_refused_in_words() -> None:
         ready(projections, center=np.array([7.0, 7.0, 7.0]))
     with pytest.raises(ParameterError, match=r"algorithm is 'magic'"):
         TorchReconstructor(theta, n, 7.5, ReconstructionSettings("magic"))
+    with pytest.raises(ParameterError, match=r"algorithm is 'lprec'; it must be one of fbp, gridrec, fourierrec, sirt"):
+        TorchReconstructor(theta, n, 7.5, ReconstructionSettings("lprec"))
     with pytest.raises(ParameterError, match=r"padding is 'mirror'"):
         TorchReconstructor(theta, n, 7.5, ReconstructionSettings(padding="mirror"))
     with pytest.raises(ParameterError, match=r"precision is 'quarter'"):

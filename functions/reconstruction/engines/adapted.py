@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError, ParameterError
+from ..direct import PADDINGS
+from ..extrapolation import extend_lines, extension_plan
 from ..filters import ramp_filter
-from ..geometry import angular_weights, check_angles, circle_mask
+from ..geometry import angular_weights, check_angles, checked_centers, circle_mask
 from ..settings import ReconstructionSettings
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Center = float | Doubles
-
-PADDINGS = ("edge", "zero")
 
 
 class AdaptedReconstructor(ABC):
@@ -92,19 +92,7 @@ class AdaptedReconstructor(ABC):
         """Slices (rows, n, n) of at most `batch` rows, on tomopipe's grid; beyond the circle they may be anything."""
 
     def _centers(self, center: Center | None, rows: int) -> Doubles:
-        if center is None:
-            raise ParameterError("reconstruction.center is missing; give the rotation axis in pixels")
-        centers = np.asarray(center, dtype=np.float64)
-        if centers.shape not in ((), (rows,)):
-            raise ParameterError(
-                f"reconstruction.center has shape {centers.shape}; "
-                f"needed is one for all rows or one for each of {rows} rows"
-            )
-        if not np.all((centers >= -0.5) & (centers <= self.columns - 0.5)):
-            raise ParameterError(
-                f"reconstruction.center is {center}; it must lie on the detector, 0 to {self.columns - 1} pixels"
-            )
-        return np.broadcast_to(centers, (rows,))
+        return np.broadcast_to(checked_centers(center, rows, self.columns), (rows,))
 
 
 class LineFilter:
@@ -160,6 +148,7 @@ class LineFilter:
         self._length = length
         self._right = columns + (length - columns) // 2  # from here on the padding belongs to the left edge (circular)
         self._pads_with_edge = settings.padding == "edge"
+        self._extension = extension_plan(columns, length) if settings.padding == "cylinder" else None
 
     def __call__(self, lines: Any, center: float) -> Any:
         """Filtered lines (angles, width) of projections (angles, columns) with the rotation axis at `center` pixels."""
@@ -170,6 +159,8 @@ class LineFilter:
         if self._pads_with_edge:
             padded[:, columns : self._right] = lines[:, -1:]
             padded[:, self._right :] = lines[:, :1]
+        if self._extension is not None:
+            extend_lines(lines[:, None], padded[:, None], self._extension, arrays.asarray)
         move = np.exp(2j * np.pi * self._cycles * (center - self._axis)).astype(np.complex64)
         spectra = arrays.fft.rfft(padded, axis=1) * self._gains
         spectra *= arrays.asarray(move)

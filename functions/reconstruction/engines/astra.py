@@ -30,7 +30,6 @@ from .adapted import (
 )
 
 INSTALL = "install it with: pip install astra-toolbox (its licence is the GPL, version 3)"
-ITERATIONS = {"sirt": 100, "cgls": 30}
 
 _ALGORITHMS = {"fbp": "BP", "sirt": "SIRT", "cgls": "CGLS"}
 
@@ -60,16 +59,15 @@ class AstraEngine:
         """See `Engine.prepare`."""
         check_algorithm(self.name, self.algorithms, settings)
         astra = load("astra", INSTALL)
-        if settings.algorithm in ITERATIONS:
+        if not settings.is_direct:
             check_iterative_settings(self.name, settings, bounds=settings.algorithm == "sirt")
-        if device.kind == "cuda":
-            if not astra.use_cuda():
-                raise ParameterError(
-                    "reconstruction.engine is 'astra', but this build of it cannot use the CUDA device; "
-                    "install one that can, or take gpu_devices away or the engine native"
-                )
-            astra.set_gpu_index(device.index)
-        return _AstraReconstructor(astra, theta_rad, columns, center, settings, on_cuda=device.kind == "cuda")
+        if device.kind == "cuda" and not astra.use_cuda():
+            raise ParameterError(
+                "reconstruction.engine is 'astra', but this build of it cannot use the CUDA device; "
+                "install one that can, or take gpu_devices away or the engine native"
+            )
+        gpu = device.index if device.kind == "cuda" else None
+        return _AstraReconstructor(astra, theta_rad, columns, center, settings, gpu=gpu)
 
     def rows_per_batch(self, settings: ReconstructionSettings) -> int:
         """See `Engine.rows_per_batch`."""
@@ -80,7 +78,7 @@ class AstraEngine:
         """See `Engine.fixed_memory_bytes`."""
         each = 4 * 4 * columns * (angles + columns)  # ASTRA's copy, what it simulates, and the steps between
         length = power_of_two(2 * columns)
-        filtering = 0 if settings.algorithm in ITERATIONS else 5 * 4 * angles * length
+        filtering = 5 * 4 * angles * length if settings.is_direct else 0
         return 8 * angles * (length // 2 + 1) + self.rows_per_batch(settings) * (each + filtering)
 
 
@@ -93,11 +91,11 @@ class _AstraReconstructor(AdaptedReconstructor):
         center: Center | None,
         settings: ReconstructionSettings,
         *,
-        on_cuda: bool,
+        gpu: int | None,
     ) -> None:
         super().__init__(theta_rad, columns, center, settings, thread_count())
         self._astra = astra
-        self._on_cuda = on_cuda
+        self._gpu = gpu  # index of the CUDA device, None for the CPU
         self._volume = astra.create_vol_geom(columns, columns)
         self._filter: LineFilter | None = None
         if settings.algorithm == "fbp":
@@ -113,7 +111,7 @@ class _AstraReconstructor(AdaptedReconstructor):
         def fill(row: int) -> None:
             slices[row] = self._reconstruct_row(projections[:, row], float(centers[row]))
 
-        if self._on_cuda:
+        if self._gpu is not None:
             for row in range(rows):
                 fill(row)
         else:
@@ -124,8 +122,8 @@ class _AstraReconstructor(AdaptedReconstructor):
         if self._filter is not None:
             filtered = self._filter(lines, center) * np.float32(math.pi / self._theta.size)
             return self._run(np.ascontiguousarray(filtered), 0.0, 1)
-        iterations = self._settings.iterations or ITERATIONS[self._settings.algorithm]
-        return self._run(np.ascontiguousarray(lines), (self.columns - 1) / 2 - center, iterations)
+        shift = (self.columns - 1) / 2 - center
+        return self._run(np.ascontiguousarray(lines), shift, self._settings.most_iterations)
 
     def _run(self, lines: Floats, shift: float, iterations: int) -> Floats:
         """Slice of lines whose detector is moved by `shift` pixels."""
@@ -134,13 +132,12 @@ class _AstraReconstructor(AdaptedReconstructor):
         geometry = astra.geom_postalignment(geometry, shift)
         sinogram = astra.data2d.create("-sino", geometry, lines)
         image = astra.data2d.create("-vol", self._volume)
-        config = astra.astra_dict(_ALGORITHMS[self._settings.algorithm] + ("_CUDA" if self._on_cuda else ""))
+        config = astra.astra_dict(_ALGORITHMS[self._settings.algorithm] + ("" if self._gpu is None else "_CUDA"))
         config["ProjectionDataId"], config["ReconstructionDataId"] = sinogram, image
         projector = None
-        if not self._on_cuda:
+        if self._gpu is None:
             projector = config["ProjectorId"] = astra.create_projector("linear", geometry, self._volume)
-        if self._settings.algorithm == "sirt":
-            config["option"] = self._bounds()
+        config["option"] = self._options()
         algorithm = astra.algorithm.create(config)
         try:
             astra.algorithm.run(algorithm, iterations)
@@ -152,6 +149,9 @@ class _AstraReconstructor(AdaptedReconstructor):
                 astra.projector.delete(projector)
         return result
 
-    def _bounds(self) -> dict[str, float]:
-        bounds = {"MinConstraint": self._settings.minimum, "MaxConstraint": self._settings.maximum}
-        return {name: value for name, value in bounds.items() if value is not None}
+    def _options(self) -> dict[str, float]:
+        """The algorithm's options; the GPU is named for it alone, not for all of the process."""
+        options: dict[str, float | None] = {"GPUindex": self._gpu}
+        if self._settings.algorithm == "sirt":
+            options |= {"MinConstraint": self._settings.minimum, "MaxConstraint": self._settings.maximum}
+        return {name: value for name, value in options.items() if value is not None}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 
 from ...device import CPU, Device
-from ..direct import Center, DirectReconstructor
+from ..direct import Center, DirectReconstructor, padded_length
 from ..fbp import FilteredBackprojection
 from ..fourier import FourierGridding
 from ..settings import ITERATIVE_ALGORITHMS, ReconstructionSettings
@@ -84,7 +84,9 @@ class NativeEngine:
         """See `Engine.fixed_memory_bytes`."""
         check_algorithm(self.name, self.algorithms, settings)
         if settings.is_direct:
-            return _DIRECT[settings.algorithm].workspace_bytes(angles, columns) + TABLES_BYTES
+            method = _DIRECT[settings.algorithm]
+            extended = 4 * angles * method.lanes * padded_length(columns) if settings.padding == "cylinder" else 0
+            return method.workspace_bytes(angles, columns) + extended + TABLES_BYTES
         from ..iterative import IterativeReconstructor, check_settings
 
         check_settings(settings, angles)

@@ -38,7 +38,7 @@ from .adapted import (
 )
 
 INSTALL = "install it with: conda install -c conda-forge tomopy"
-ITERATIONS = {"sirt": 100, "mlem": 50, "osem": 10}
+_ITERATIVE = frozenset({"sirt", "mlem", "osem"})
 
 _PROLATE_PARAMETER = 7.0
 _KERNEL_HALF_WIDTH = 2  # grid cells; what the parameter stands for is 7 / pi
@@ -56,7 +56,7 @@ class TomopyEngine:
     """
 
     name = "tomopy"
-    algorithms = frozenset({"gridrec", "fourierrec", "fbp", *ITERATIONS})
+    algorithms = frozenset({"gridrec", "fourierrec", "fbp"}) | _ITERATIVE
 
     def available(self) -> bool:
         """Whether TomoPy is installed."""
@@ -74,7 +74,7 @@ class TomopyEngine:
         """See `Engine.prepare`; the device may be anything, TomoPy takes the CPU."""
         check_algorithm(self.name, self.algorithms, settings)
         tomopy = load("tomopy", INSTALL)
-        if settings.algorithm in ITERATIONS:
+        if settings.algorithm in _ITERATIVE:
             check_iterative_settings(self.name, settings, bounds=False)
             return _Iterative(tomopy, theta_rad, columns, center, settings)
         if settings.algorithm == "fbp":
@@ -89,7 +89,7 @@ class TomopyEngine:
     def fixed_memory_bytes(self, angles: int, columns: int, settings: ReconstructionSettings) -> int:
         """See `Engine.fixed_memory_bytes`."""
         rows = self.rows_per_batch(settings)
-        if settings.algorithm in ITERATIONS:
+        if settings.algorithm in _ITERATIVE:
             return 3 * 4 * rows * columns * (angles + columns)  # the batch, TomoPy's own copies, and what it simulates
         length = power_of_two(2 * columns)
         gains = 8 * angles * (length // 2 + 1)
@@ -207,7 +207,7 @@ class _Iterative(AdaptedReconstructor):
     ) -> None:
         super().__init__(theta_rad, columns, center, settings, _PAIR * thread_count())
         self._tomopy = tomopy
-        self._options: dict[str, Any] = {"num_iter": settings.iterations or ITERATIONS[settings.algorithm]}
+        self._options: dict[str, Any] = {"num_iter": settings.most_iterations}
         if settings.algorithm == "osem":
             if not 1 <= settings.subsets <= self._theta.size:
                 raise ParameterError(
